@@ -1,0 +1,39 @@
+# make demo   train, label, assign, test on generated videos, then predict a file (about a quarter of an hour on 2 cores)
+# make test   lint-free test suite for a machine without a GPU        make test-all   all that this machine can run
+# make lint   style and names                                          make clean      remove .venv and output
+
+PYTHON ?= python3
+BIN := .venv/bin
+OUT ?= output/demo
+DATA ?= output/demo_data
+CFG := configs/demo/timesformer_tiny_5x3.yaml
+
+.PHONY: demo test test-all lint install clean
+
+# The marker is written last: a broken installation is done again, a finished one is left alone.
+.venv/installed: setup.py pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 10) else "error: Python 3.10 or newer is needed, this is " + sys.version.split()[0] + "; try make PYTHON=python3.12")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -e '.[test]'
+	touch $@
+
+install: .venv/installed
+
+demo: .venv/installed
+	$(BIN)/python tools/make_demo_data.py $(DATA)
+	$(BIN)/python tools/train_net.py --cfg $(CFG) output_dir=$(OUT) data.root=$(DATA) resume=true
+	$(BIN)/python tools/predict.py $(DATA)/videos/test/00000.mp4 --checkpoint $(OUT)/recognizer.pt
+
+test: .venv/installed
+	$(BIN)/python -m pytest -n 2 -m "not slow and not gpu"
+
+test-all: .venv/installed
+	$(BIN)/python -m pytest
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+clean:
+	rm -rf .venv output

@@ -1,0 +1,153 @@
+"""The commands. `revit-video COMMAND ...` and the scripts in tools/ are the same functions; bad input ends in one line, exit code 2."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from revit_video.types import InputError
+
+Arguments = Sequence[str] | None
+
+
+def parser(manual: str | None) -> argparse.ArgumentParser:
+    """An argument parser whose help is the tool's docstring."""
+    made = argparse.ArgumentParser(description=manual, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return made
+
+
+def run(command: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> int:
+    """Exit code of a command: 0 worked, 2 bad input (one line on stderr), 130 interrupted. Other errors are bugs and show themselves."""
+    try:
+        command(args)
+    except InputError as error:
+        if args.debug:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def config_parser(manual: str | None) -> argparse.ArgumentParser:
+    made = parser(manual)
+    made.add_argument("--cfg", metavar="FILE", required=True, help="YAML file of the run")
+    made.add_argument("overrides", nargs="*", metavar="key=value", help="settings that replace the file's")
+    return made
+
+
+def train(argv: Arguments = None, manual: str | None = None) -> int:
+    """Run the stages of a config, one after the other."""
+
+    def command(args: argparse.Namespace) -> None:
+        from revit_video.config import load_config
+        from revit_video.pipeline import run_stages
+
+        run_stages(load_config(args.cfg, args.overrides))
+
+    return run(command, config_parser(manual).parse_args(argv))
+
+
+def test(argv: Arguments = None, manual: str | None = None) -> int:
+    """Test a trained recognizer, with the views of its own config or others."""
+    made = parser(manual)
+    made.add_argument("--checkpoint", metavar="FILE", required=True, help="recognizer.pt of a run")
+    made.add_argument("overrides", nargs="*", metavar="key=value", help="settings that replace the checkpoint's")
+
+    def command(args: argparse.Namespace) -> None:
+        from revit_video.pipeline import test_checkpoint
+
+        test_checkpoint(Path(args.checkpoint), args.overrides)
+
+    return run(command, made.parse_args(argv))
+
+
+def predict(argv: Arguments = None, manual: str | None = None) -> int:
+    """Predict the classes of files; a file that cannot be read is named and the others go on (exit code 2 at the end)."""
+    made = parser(manual)
+    made.add_argument("files", nargs="+", metavar="FILE")
+    made.add_argument("--checkpoint", metavar="FILE", required=True, help="recognizer.pt of a run")
+    made.add_argument("--length", default="adaptive", help="a token length of the model, or adaptive (default)")
+    made.add_argument("--top", type=int, default=5, metavar="N", help="how many classes to show")
+    made.add_argument("--json", action="store_true", help="one JSON object per file and line")
+    made.add_argument("--device", default="auto")
+    made.add_argument("--dtype", default="auto")
+
+    def command(args: argparse.Namespace) -> None:
+        from revit_video.decode import DecodeError
+        from revit_video.recognizer import Recognizer
+
+        if args.length != "adaptive" and not args.length.isdecimal():
+            raise InputError(f"--length is {args.length!r}, but must be a token length or adaptive")
+        if args.top < 1:
+            raise InputError(f"--top is {args.top}, but must be at least 1")
+        recognizer = Recognizer.load(args.checkpoint, device=args.device, dtype=args.dtype)
+        unreadable = 0
+        for path in args.files:
+            try:
+                prediction = recognizer.predict(path, length=args.length, top=args.top)
+            except DecodeError as error:
+                unreadable += 1
+                print(json.dumps({"path": path, "error": str(error)}) if args.json else f"{path}: not readable", flush=True)
+                print(f"error: {error}", file=sys.stderr)
+                continue
+            print(json.dumps(asdict(prediction)) if args.json else _as_text(prediction), flush=True)
+        if unreadable:
+            raise InputError(f"{unreadable} of {len(args.files)} files could not be read; the others are above")
+
+    return run(command, made.parse_args(argv))
+
+
+def _as_text(prediction) -> str:
+    lengths = ", ".join(map(str, prediction.token_lengths))
+    head = f"{prediction.path}  ({prediction.gmacs_per_view:.3g} GMACs per view; token lengths of its clips: {lengths})"
+    pairs = zip(prediction.class_names, prediction.probabilities, strict=True)
+    return "\n".join([head, *(f"  {100 * p:5.1f}%  {name}" for name, p in pairs)])
+
+
+def flops(argv: Arguments = None, manual: str | None = None) -> int:
+    """Multiply-adds and parameters of a model at each of its token lengths."""
+    made = parser(manual)
+    made.add_argument("--model", required=True, metavar="NAME")
+    made.add_argument("--token-lengths", type=int, nargs="+", metavar="N")
+    made.add_argument("--num-classes", type=int, metavar="K")
+    made.add_argument("--patch-embed", choices=("conv", "resize"))
+    made.add_argument("--class-token-only", action=argparse.BooleanOptionalAction, help="last block computes the class token alone")
+    made.add_argument("--json", metavar="FILE", help="write the rows there")
+
+    def command(args: argparse.Namespace) -> None:
+        from revit_video.backbones.costs import COLUMNS, cost_rows
+        from revit_video.report.tables import console_table
+
+        names = ("token_lengths", "num_classes", "patch_embed", "class_token_only")
+        given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+        rows = cost_rows(args.model, **given)
+        console_table(rows, COLUMNS, title=f"{args.model}: multiply-adds of one view")
+        if args.json:
+            Path(args.json).write_text(json.dumps(rows, indent=2) + "\n")
+
+    return run(command, made.parse_args(argv))
+
+
+COMMANDS = {"train": train, "test": test, "predict": predict, "flops": flops}
+
+
+def main() -> None:
+    """`revit-video COMMAND ...`"""
+    if len(sys.argv) < 2 or sys.argv[1] not in COMMANDS:
+        known = "\n".join(f"  {name:10} {command.__doc__}" for name, command in COMMANDS.items())
+        wanted = sys.argv[1] if len(sys.argv) > 1 else ""
+        print(f"usage: revit-video COMMAND ...  (each has --help)\n{known}", file=sys.stderr)
+        sys.exit(0 if wanted in ("-h", "--help") else 2)
+    sys.exit(COMMANDS[sys.argv[1]](sys.argv[2:], COMMANDS[sys.argv[1]].__doc__))
+
+
+if __name__ == "__main__":
+    main()

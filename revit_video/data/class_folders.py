@@ -1,0 +1,155 @@
+"""Class folders: every class is a folder of videos, with folders for the splits above them or without.
+
+root/train/hug/1.avi   root/val/hug/7.avi       the folders are the splits
+root/hug/1.avi         root/kick/2.avi          a rule on the file names makes the splits, the same every time
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from revit_video.types import InputError, Split, VideoSample
+
+SPLITS = ("train", "val", "test")  # the order of the shares
+VIDEO_ENDINGS = (".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".webm", ".wmv")
+
+
+def class_folder_split(
+    root: str | os.PathLike,
+    split: str,
+    *,
+    shares: Sequence[float] = (0.8, 0.1, 0.1),
+    group_pattern: str = "",
+) -> Split:
+    """The videos of a split; the classes are the folders by name.
+
+    Without split folders, whole groups of videos go to train, val or test, in the order of a hash of their
+    names: the same on every machine, but adding videos may move others. A group should be a filming session, a
+    person or a source video, or else a model is tested on what it has seen.
+
+    Args:
+        split: name of a split folder; "train", "val" or "test" where there are none.
+        shares: of the groups, for train, val and test; 0 leaves a split out.
+        group_pattern: regex searched in the file name without its ending, its one (group) names the group:
+            r"_(\\d+)_" puts a_7_x and b_7_y together. "": every file is alone, and every class is shared out
+            for itself.
+
+    Raises:
+        InputError: no videos, a class that a split would lack, a file that the pattern does not fit.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise InputError(f"no folder {root}; expected one folder per class in it")
+    split_folders = [folder for folder in _folders(root) if _folders(folder)]
+    if split_folders:
+        return _from_split_folders(root, split, split_folders)
+    if split not in SPLITS:
+        raise InputError(f"{root} has no split folders, so the splits are {', '.join(SPLITS)}, not {split!r}")
+    classes = {folder.name: _videos(folder, may_be_empty=False) for folder in _folders(root)}
+    if not classes:
+        raise InputError(f"{root} holds no folders; expected one folder of videos per class")
+    return _from_rule(root, split, classes, shares, group_pattern)
+
+
+def _from_split_folders(root: Path, split: str, split_folders: list[Path]) -> Split:
+    names = sorted({folder.name for parent in split_folders for folder in _folders(parent)})
+    if split not in [folder.name for folder in split_folders]:
+        found = ", ".join(folder.name for folder in split_folders)
+        raise InputError(f"{root} has no split folder {split!r} with class folders; it has {found}")
+    for name in names:
+        if not (root / split / name).is_dir():
+            hint = "make an empty one if the split has no such video"
+            raise InputError(
+                f"{root / split} has no folder for the class {name!r} of the other splits; {hint}"
+            )
+    samples = tuple(
+        VideoSample(str(path), label)
+        for label, name in enumerate(names)
+        for path in _videos(root / split / name, may_be_empty=True)
+    )
+    if not samples:
+        raise InputError(f"{root / split} holds no videos; known endings are {' '.join(VIDEO_ENDINGS)}")
+    return Split(samples, tuple(names))
+
+
+def _from_rule(
+    root: Path, split: str, classes: dict[str, list[Path]], shares: Sequence[float], group_pattern: str
+) -> Split:
+    if len(shares) != len(SPLITS) or min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
+        raise InputError(
+            f"the split shares are {list(shares)}, but must be three, at least 0, with the sum 1"
+        )
+    if shares[SPLITS.index(split)] == 0:
+        raise InputError(f"the split {split} has the share 0 in data.split_shares={list(shares)}")
+    if group_pattern:
+        group_of = {path: _group(path, group_pattern) for paths in classes.values() for path in paths}
+        split_of = _share_out(set(group_of.values()), shares)
+    else:
+        group_of = {path: f"{name}/{path.name}" for name, paths in classes.items() for path in paths}
+        split_of = {}
+        for paths in classes.values():
+            split_of |= _share_out({group_of[path] for path in paths}, shares)
+    for wanted, share in zip(SPLITS, shares, strict=True):
+        for name, paths in classes.items():
+            if share and not any(split_of[group_of[path]] == wanted for path in paths):
+                hint = "change data.split_shares or data.group_pattern, or add videos"
+                raise InputError(
+                    f"no video of the class {name!r} of {root} falls into the split {wanted}; {hint}"
+                )
+    samples = tuple(
+        VideoSample(str(path), label)
+        for label, paths in enumerate(classes.values())
+        for path in paths
+        if split_of[group_of[path]] == split
+    )
+    return Split(samples, tuple(classes))
+
+
+def _share_out(groups: set[str], shares: Sequence[float]) -> dict[str, str]:
+    """Group -> split: the shares rounded so that they add up, but a group at least for every share above 0."""
+    order = sorted(groups, key=lambda group: hashlib.sha256(group.encode()).hexdigest())
+    exact = [share * len(order) for share in shares]
+    counts = [int(number + 1e-9) for number in exact]
+    for index in sorted(range(len(shares)), key=lambda i: counts[i] - exact[i])[: len(order) - sum(counts)]:
+        counts[index] += 1
+    for index, share in enumerate(shares):
+        if share and not counts[index] and max(counts) > 1:
+            counts[counts.index(max(counts))] -= 1
+            counts[index] += 1
+    names = [split for split, count in zip(SPLITS, counts, strict=True) for _ in range(count)]
+    return dict(zip(order, names, strict=True))
+
+
+def _group(path: Path, pattern: str) -> str:
+    try:
+        compiled = re.compile(pattern)
+    except re.error as error:
+        raise InputError(f"the group pattern {pattern!r} is no regex: {error}") from None
+    if compiled.groups != 1:
+        raise InputError(f"the group pattern {pattern!r} has {compiled.groups} (groups), but must have one")
+    match = compiled.search(path.stem)
+    if not match or match[1] is None:
+        raise InputError(f"the group pattern {pattern!r} does not fit {path.stem!r} of {path}")
+    return match[1]
+
+
+def _folders(root: Path) -> list[Path]:
+    return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def _videos(folder: Path, *, may_be_empty: bool) -> list[Path]:
+    """Files with the ending of a video, by name. Others are left out; the error counts them if there is no video."""
+    files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+    videos = [path for path in files if path.suffix.lower() in VIDEO_ENDINGS]
+    if not videos and not may_be_empty:
+        others = Counter(path.suffix or "no ending" for path in files)
+        found = ", ".join(f"{count} with {ending}" for ending, count in others.most_common(3)) or "nothing"
+        raise InputError(
+            f"the class folder {folder} holds no videos (files: {found}); remove it or name its videos"
+        )
+    return videos

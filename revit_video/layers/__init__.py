@@ -1,0 +1,1 @@
+"""The bricks of every backbone. Each takes plain numbers and a TokenGrid; none knows the config."""

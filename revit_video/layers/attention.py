@@ -1,0 +1,54 @@
+"""Multi-head self-attention and the choice of its kernel."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """softmax(q k^T / sqrt(d)) v for q (..., Nq, d) and k, v (..., Nk, d); the result is (..., Nq, d).
+
+    The kernel follows device and shape, by measurement (docs/performance.md): on a CPU the fused kernel loses
+    to two matrix products on short sequences (time attention), and its bfloat16 backward is slow.
+    """
+    if q.device.type == "cpu" and (k.shape[-2] <= 16 or (torch.is_grad_enabled() and q.requires_grad)):
+        return (q * q.shape[-1] ** -0.5 @ k.transpose(-2, -1)).softmax(dim=-1) @ v
+    return F.scaled_dot_product_attention(q, k, v)
+
+
+class Attention(nn.Module):
+    """Self-attention over the second to last axis; all axes before it are batch.
+
+    Shape: x is (..., N, D). With `queries=n` only the first n tokens ask (all N are keys): (..., n, D).
+    """
+
+    def __init__(self, dim: int, heads: int, *, qkv_bias: bool = True) -> None:
+        super().__init__()
+        if dim % heads:
+            raise ValueError(f"dim={dim} is no multiple of heads={heads}")
+        self.heads = heads
+        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor, *, queries: int | None = None) -> Tensor:
+        q, k, v = self.project(x, queries=queries)
+        return self.proj(attend(q, k, v).transpose(-3, -2).flatten(-2))
+
+    def project(self, x: Tensor, *, queries: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries (..., A, n, d), keys and values (..., A, N, d)."""
+        if queries is None:
+            qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1))  # (..., N, 3, A, d)
+            q, k, v = qkv.unbind(-3)
+        else:
+            dim = x.shape[-1]
+            weight, bias = self.qkv.weight, self.qkv.bias
+            q = F.linear(x[..., :queries, :], weight[:dim], None if bias is None else bias[:dim])
+            kv = F.linear(x, weight[dim:], None if bias is None else bias[dim:])
+            q = q.unflatten(-1, (self.heads, -1))
+            k, v = kv.unflatten(-1, (2, self.heads, -1)).unbind(-3)
+        return q.transpose(-3, -2), k.transpose(-3, -2), v.transpose(-3, -2)
+
+    @staticmethod
+    def rows(q: Tensor, k: Tensor) -> Tensor:
+        """The attention of queries (..., A, n, d) over keys (..., A, N, d) as numbers: (..., A, n, N)."""
+        return (q * q.shape[-1] ** -0.5 @ k.transpose(-2, -1)).softmax(dim=-1)

@@ -1,0 +1,131 @@
+"""Transformer blocks. Tokens are (B, P + T*S, D): P prefix tokens (class, distillation), then the patches, frame by frame.
+
+`read` is how many prefix tokens the rest of the network reads. A last block with `prefix_only=True` computes those alone:
+the same class token, for fewer multiply-adds.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from revit_video.layers.attention import Attention
+from revit_video.layers.length_norm import LengthNorm
+from revit_video.types import TokenGrid
+
+
+def drop_path(x: Tensor, rate: float, *, training: bool, rows: tuple[int, ...]) -> Tensor:
+    """Stochastic depth: each row of the axes in `rows` is zeroed with probability `rate`, the rest scaled up."""
+    if rate == 0.0 or not training:
+        return x
+    shape = [x.shape[axis] if axis in rows else 1 for axis in range(x.ndim)]
+    return x * (x.new_empty(shape).bernoulli_(1 - rate) / (1 - rate))
+
+
+class Mlp(nn.Module):
+    """Linear, GELU (exact), Linear over the last axis."""
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden)
+        self.act = nn.GELU()
+        self.fc2 = nn.Linear(hidden, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(self.act(self.fc1(x)))
+
+
+class JointBlock(nn.Module):
+    """Pre-norm ViT block: every token sees every token of the clip (images: of the frame)."""
+
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        *,
+        mlp_ratio: float,
+        num_levels: int,
+        drop_path_rate: float,
+        prefix_only: bool,
+    ):
+        super().__init__()
+        self.drop_path_rate, self.prefix_only = drop_path_rate, prefix_only
+        self.norm1 = LengthNorm(dim, num_levels)
+        self.attn = Attention(dim, heads)
+        self.norm2 = LengthNorm(dim, num_levels)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio))
+
+    def forward(self, x: Tensor, grid: TokenGrid, *, prefix: int) -> Tensor:
+        queries = prefix if self.prefix_only else None
+        seen = self.attn(self.norm1(x, grid.level), queries=queries)
+        x = x[:, :queries] + self._drop(seen)
+        return x + self._drop(self.mlp(self.norm2(x, grid.level)))
+
+    def _drop(self, x: Tensor) -> Tensor:
+        return drop_path(x, self.drop_path_rate, training=self.training, rows=(0,))
+
+
+class TimeAttention(nn.Module):
+    """The first half of a divided block: each patch attends to the same place in the other frames.
+
+    Prefix tokens take no part. `fc` follows stochastic depth, as in the official model, so that its bias is added
+    even where the path is dropped (arXiv:2102.05095, section 3; checked against the official outputs).
+
+    Shape: patches (B, T, S, D) to the residual (B, T, S, D).
+    """
+
+    def __init__(self, dim: int, heads: int, *, num_levels: int, drop_path_rate: float) -> None:
+        super().__init__()
+        self.drop_path_rate = drop_path_rate
+        self.norm = LengthNorm(dim, num_levels)
+        self.attn = Attention(dim, heads)
+        self.fc = nn.Linear(dim, dim)
+
+    def forward(self, patches: Tensor, grid: TokenGrid) -> Tensor:
+        x = self.norm(patches, grid.level).transpose(1, 2)  # (B, S, T, D)
+        x = drop_path(self.attn(x), self.drop_path_rate, training=self.training, rows=(0, 1))
+        return self.fc(x.transpose(1, 2))
+
+
+class DividedBlock(nn.Module):
+    """Divided space-time attention (TimeSformer, arXiv:2102.05095, section 3): time, then space, then MLP.
+
+    In the space step the prefix tokens stand in front of every frame; their residual is the mean over frames.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        *,
+        mlp_ratio: float,
+        num_levels: int,
+        drop_path_rate: float,
+        prefix_only: bool,
+    ):
+        super().__init__()
+        self.drop_path_rate, self.prefix_only = drop_path_rate, prefix_only
+        self.time = TimeAttention(dim, heads, num_levels=num_levels, drop_path_rate=drop_path_rate)
+        self.norm1 = LengthNorm(dim, num_levels)
+        self.attn = Attention(dim, heads)
+        self.norm2 = LengthNorm(dim, num_levels)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio))
+
+    def forward(self, x: Tensor, grid: TokenGrid, *, prefix: int) -> Tensor:
+        head, patches = (
+            x[:, :prefix],
+            x[:, prefix:].unflatten(1, (grid.frames, grid.per_frame)),
+        )  # (B, P, D), (B, T, S, D)
+        patches = patches + self.time(patches, grid)
+        frames = torch.cat([head[:, None].expand(-1, grid.frames, -1, -1), patches], dim=2)  # (B, T, P+S, D)
+        seen = self.attn(self.norm1(frames, grid.level), queries=prefix if self.prefix_only else None)
+        seen = drop_path(seen, self.drop_path_rate, training=self.training, rows=(0, 1))
+        head = head + seen[:, :, :prefix].mean(dim=1)
+        if self.prefix_only:
+            x = head
+        else:
+            x = torch.cat([head, (patches + seen[:, :, prefix:]).flatten(1, 2)], dim=1)
+        return x + drop_path(
+            self.mlp(self.norm2(x, grid.level)), self.drop_path_rate, training=self.training, rows=(0,)
+        )
+
+
+BLOCKS = {"joint": JointBlock, "divided": DividedBlock}

@@ -1,0 +1,120 @@
+"""The report of a run for readers: report.json as it is, report.md and a table on the console from it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from revit_video.report.tables import console_table, markdown_table
+
+COLUMNS = {
+    "name": ("tokens per frame", ""),
+    "top1": ("video@1 %", ".1f"),
+    "interval": ("95% interval", ""),
+    "gmacs": ("GMACs / view", ".4g"),
+    "relative": ("of longest %", ".1f"),
+    "clips_per_s": ("clips / s", ".1f"),
+}
+
+
+def write_report(report: dict, folder: Path) -> None:
+    """report.json and report.md; each is whole or absent."""
+    for name, text in (
+        ("report.json", json.dumps(report, indent=2) + "\n"),
+        ("report.md", as_markdown(report)),
+    ):
+        partial = folder / f"{name}.partial"
+        partial.write_text(text)
+        partial.replace(folder / name)
+
+
+def show_report(path: Path) -> None:
+    """The main table of a report.json on the console."""
+    report = json.loads(path.read_text())
+    console_table(result_rows(report), COLUMNS, title=heading(report))
+    for line in remarks(report):
+        print(line)
+    print(f"report, plots and checkpoints: {path.parent}")
+
+
+def heading(report: dict) -> str:
+    protocol = report["protocol"]
+    return f"{protocol['num_scored']} of {protocol['num_videos']} videos, video@1 ({protocol['views']} views)"
+
+
+def result_rows(report: dict) -> list[dict]:
+    """One row per way to choose a length: fixed ones, the assigner, the baselines."""
+    longest = report["per_length"][0]["gmacs"]
+    named = [(f"{row['length']}x{row['length']}", row) for row in report["per_length"]]
+    named += [("adaptive (assigner)", report["adaptive"])]
+    named += [
+        (f"{name}{' (same shares)' * (name == 'random')}", row) for name, row in report["baselines"].items()
+    ]
+    rows = []
+    for name, row in named:
+        interval = f"{row['top1_low']:.1f} to {row['top1_high']:.1f}" if "top1_low" in row else None
+        rows.append({**row, "name": name, "interval": interval, "relative": 100 * row["gmacs"] / longest})
+    return rows
+
+
+def remarks(report: dict) -> list[str]:
+    """What the table does not say by itself, a sentence each."""
+    adaptive, longest = report["adaptive"], report["per_length"][0]
+    share = ", ".join(f"{100 * part:.0f}% at {length}x{length}" for length, part in adaptive["share"].items())
+    lines = [
+        f"Adaptive costs {100 * adaptive['gmacs'] / longest['gmacs']:.1f}% of the longest length, assigner included; clips: {share}.",
+        f"Against the longest length: {adaptive['top1'] - longest['top1']:+.1f} points. "
+        f"Against random assignment with the same shares: {adaptive['top1'] - report['baselines']['random']['top1']:+.1f} points.",
+    ]
+    if "paired" in report:
+        lines += [
+            f"Paired over videos, adaptive minus {name}: {row['difference']:+.2f} points, 95% interval {row['low']:+.2f} to {row['high']:+.2f}."
+            for name, row in report["paired"].items()
+        ]
+    if "throughput" in report:
+        seen = report["throughput"]
+        lines.append(
+            f"Wall time: {seen['speed_up']:.2f}x the longest length's clips/s where GMACs promise {seen['gmacs_ratio']:.2f}x "
+            f"({seen['follows']:.2f} of the promise; {seen['num_clips']} clips, batches of {seen['batch_size']}, assigner included)."
+        )
+    return lines
+
+
+def as_markdown(report: dict) -> str:
+    """The whole report as one page."""
+    parts = [
+        f"# Results: {heading(report)}",
+        markdown_table(result_rows(report), COLUMNS),
+        "\n".join(f"- {line}" for line in remarks(report)),
+    ]
+    if "tags" in report:
+        parts += ["## By tag", markdown_table(*tag_rows(report))]
+    curve = [{"router": name, **row} for name, rows in report["curve"].items() for row in rows]
+    columns = {
+        "router": ("router", ""),
+        "budget": ("budget", ".2f"),
+        "top1": ("video@1 %", ".1f"),
+        "gmacs": ("GMACs / view", ".4g"),
+    }
+    parts += [
+        "## Accuracy by budget (biases and thresholds solved on held-out videos)",
+        markdown_table(curve, columns),
+    ]
+    protocol = [{"what": key, "value": str(value)} for key, value in report["protocol"].items()]
+    parts += ["## Protocol", markdown_table(protocol, {"what": ("what", ""), "value": ("value", "")})]
+    return "\n\n".join(parts) + "\n"
+
+
+def tag_rows(report: dict) -> tuple[list[dict], dict]:
+    """Rows and columns: accuracy and shares of the lengths for each tag of the test list."""
+    lengths = [row["length"] for row in report["per_length"]]
+    columns = {"tag": ("tag", ""), "num_videos": ("videos", "d"), "top1": ("adaptive %", ".1f")}
+    columns |= {f"fixed{n}": (f"{n}x{n} %", ".1f") for n in lengths} | {
+        f"share{n}": (f"share at {n}", ".2f") for n in lengths
+    }
+    rows = []
+    for tag, row in report["tags"].items():
+        fixed = {f"fixed{n}": value for n, value in zip(lengths, row["top1_fixed"], strict=True)}
+        share = {f"share{n}": value for n, value in zip(lengths, row["share"], strict=True)}
+        rows.append({"tag": tag, **row, **fixed, **share})
+    return rows, columns

@@ -1,0 +1,70 @@
+"""A budget in place of an argmax: one number, solved on held-out clips, moves a trained router along its accuracy-cost curve."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from revit_video.types import InputError
+
+BISECTIONS = 60
+
+
+def biased_levels(logits: Tensor, costs: Sequence[float], bias: float) -> Tensor:
+    """Levels (N,) from assigner logits (N, L): argmax of log-probability minus bias times relative cost.
+
+    With bias 0 this is the paper's argmax; a large bias takes the cheapest length, a very negative one the dearest.
+    """
+    relative = torch.tensor(costs, dtype=logits.dtype, device=logits.device) / costs[0]
+    return (logits.log_softmax(dim=-1) - bias * relative).argmax(dim=-1)
+
+
+def mean_cost(levels: Tensor, costs: Sequence[float]) -> float:
+    """Mean of `costs[level]` over levels (N,)."""
+    return torch.tensor(costs, dtype=torch.float64)[levels.cpu()].mean().item()
+
+
+def solve_bias(logits: Tensor, costs: Sequence[float], *, budget: float) -> float:
+    """The smallest bias whose mean cost over held-out logits (N, L) is at most `budget` (in the unit of `costs`)."""
+    if budget < costs[-1]:
+        raise InputError(
+            f"a budget of {budget:.4g} GMACs cannot be met: the shortest length alone costs {costs[-1]:.4g}; "
+            f"give one between that and {costs[0]:.4g}"
+        )
+    return _bisect(
+        lambda bias: mean_cost(biased_levels(logits, costs, bias), costs) <= budget, low=-100.0, high=100.0
+    )
+
+
+def cascade_levels(confidence: Tensor, threshold: float) -> Tensor:
+    """Levels (N,) at which a cascade stops, from max-softmax confidences (N, L): shortest first, on while unsure (DVT's rule)."""
+    sure = confidence >= threshold
+    sure[:, 0] = True  # nothing longer is left
+    last = confidence.shape[1] - 1
+    return last - sure.flip(1).to(torch.uint8).argmax(dim=1)
+
+
+def cascade_costs(costs: Sequence[float]) -> list[float]:
+    """What stopping at each level costs in all: its own pass and those of every shorter length before it."""
+    return [sum(costs[level:]) for level in range(len(costs))]
+
+
+def solve_threshold(confidence: Tensor, costs: Sequence[float], *, budget: float) -> float:
+    """The largest threshold whose mean cascade cost over held-out confidences (N, L) is at most `budget`."""
+    totals = cascade_costs(costs)
+    if budget < totals[-1]:
+        raise InputError(
+            f"a budget of {budget:.4g} GMACs cannot be met: the cascade's first pass alone costs {totals[-1]:.4g}"
+        )
+    fits = lambda threshold: mean_cost(cascade_levels(confidence, threshold), totals) <= budget  # noqa: E731
+    return -_bisect(lambda negative: fits(-negative), low=-1.0001, high=0.0)
+
+
+def _bisect(fits: Callable[[float], bool], *, low: float, high: float) -> float:
+    """The smallest value in [low, high] that fits, for a condition that turns true once; `high` must fit."""
+    if fits(low):
+        return low
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        low, high = (low, middle) if fits(middle) else (middle, high)
+    return high

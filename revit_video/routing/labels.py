@@ -1,0 +1,79 @@
+"""Length labels: for each video, the shortest length at which the trained ReViT is right (arXiv:2307.02092, sec. 3.4).
+
+The file keeps the whole correctness bit-vector and the losses, so that the rule can change without running the model again.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from revit_video.types import InputError
+
+DROP = -1  # label of a video that the assigner's training leaves out
+
+
+@dataclass(frozen=True)
+class LengthLabels:
+    """What a ReViT made of each video of a list at each length. Lists run over videos, inner lists over levels."""
+
+    token_lengths: tuple[int, ...]
+    checkpoint_sha256: str
+    split_sha256: str
+    protocol: str  # in words: split, views, crop, dtype
+    indices: tuple[int, ...]  # positions in the list; videos that could not be read are missing
+    correct: tuple[tuple[bool, ...], ...]
+    losses: tuple[tuple[float, ...], ...]
+    confidences: tuple[tuple[float, ...], ...]  # largest softmax probability
+
+    def save(self, path: str | Path) -> None:
+        partial = Path(f"{path}.partial")
+        partial.write_text(json.dumps(asdict(self)))
+        os.replace(partial, path)
+
+    @classmethod
+    def load(cls, path: str | Path, *, checkpoint_sha256: str, split_sha256: str) -> "LengthLabels":
+        """Read labels and refuse those of another model or another list."""
+        if not Path(path).is_file():
+            raise InputError(f"no length labels at {path}; run stage=labels first")
+        try:
+            fields = json.loads(Path(path).read_text())
+            labels = cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+        except (json.JSONDecodeError, TypeError) as error:
+            raise InputError(
+                f"{path} is no file of length labels ({error}); run stage=labels again"
+            ) from None
+        for what, ours, theirs in (
+            ("checkpoint", checkpoint_sha256, labels.checkpoint_sha256),
+            ("video list", split_sha256, labels.split_sha256),
+        ):
+            if ours != theirs:
+                raise InputError(
+                    f"{path} was made with another {what} ({theirs[:12]}, not {ours[:12]}); run stage=labels again"
+                )
+        return labels
+
+
+def split_digest(paths: Sequence[str], labels: Sequence[int]) -> str:
+    """SHA-256 over file names and labels of a list; folders are left out, so that moving a data set changes nothing."""
+    text = "\n".join(f"{Path(path).name} {label}" for path, label in zip(paths, labels, strict=True))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def shortest_right(correct: Tensor, *, none_right: str = "longest") -> Tensor:
+    """Labels (N,) from correctness (N, L), levels running from the longest to the shortest.
+
+    The shortest right length counts even where a longer one is wrong:  right wrong right -> 2.
+    `none_right` says what to do with videos that no length gets right: `longest`, `shortest` or `drop`.
+    """
+    last = correct.shape[1] - 1
+    labels = last - correct.flip(1).to(torch.uint8).argmax(dim=1)
+    fallback = {"longest": 0, "shortest": last, "drop": DROP}
+    if none_right not in fallback:
+        raise InputError(f"labels.none_right is {none_right!r}, but must be one of: {', '.join(fallback)}")
+    return torch.where(correct.any(dim=1), labels, torch.full_like(labels, fallback[none_right]))

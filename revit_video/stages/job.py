@@ -1,0 +1,86 @@
+"""What all stages share: the run's folder, the device, and a pass over a list of videos."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from revit_video.backbones.core import ReViT
+from revit_video.data.dataset import VideoDataset
+from revit_video.data.loader import eval_batches
+from revit_video.evaluate.run import Scores, score_views
+from revit_video.routing.assigner import Assigner
+from revit_video.train.log import RunLog
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The files of a run, each in one place."""
+
+    path: Path
+
+    config = property(lambda self: self.path / "config.yaml")
+    progress = property(lambda self: self.path / "checkpoints" / "last.pt")
+    revit = property(lambda self: self.path / "checkpoints" / "revit.pt")
+    labels = property(lambda self: self.path / "labels.json")
+    assigner = property(lambda self: self.path / "checkpoints" / "assigner.pt")
+    recognizer = property(lambda self: self.path / "recognizer.pt")  # backbone, assigner and bias in one file
+    report = property(lambda self: self.path / "report.json")
+
+
+@dataclass(frozen=True)
+class Device:
+    """Where and how numbers are computed."""
+
+    device: torch.device
+    dtype: torch.dtype  # of evaluation; training keeps float32 weights and computes under `autocast`
+    autocast: Callable[[], AbstractContextManager]
+    to_clips: Callable[..., Tensor]  # uint8 (M, T, C, H, W) to normalised (M, C, T, H, W) on the device
+
+
+def all_levels(model: ReViT, assigner: Assigner | None = None) -> Callable[[Tensor], dict[str, Tensor]]:
+    """A predictor for `score_views`: logits (M, L, K) at every level, and the assigner's (M, L)."""
+
+    def predict(clips: Tensor) -> dict[str, Tensor]:
+        scores = {"logits": torch.stack([model(clips, level) for level in range(model.num_levels)], dim=1)}
+        return scores if assigner is None else scores | {"assigner": assigner(clips)}
+
+    return predict
+
+
+@dataclass
+class EvalJob:
+    """A pass over a list with evaluation views: the labels stage and the test."""
+
+    dataset: VideoDataset
+    run: Device
+    videos_per_batch: int
+    views_per_forward: int
+    num_workers: int = 0
+
+    def score(self, predict: Callable, log: RunLog, *, title: str) -> Scores:
+        batches = eval_batches(
+            self.dataset, videos_per_batch=self.videos_per_batch, num_workers=self.num_workers
+        )
+        with log.progress(title, len(self.dataset), unit="video") as line:
+            return score_views(
+                predict,
+                batches,
+                to_clips=partial(self.run.to_clips, dtype=self.run.dtype),
+                views_per_forward=self.views_per_forward,
+                advance=line.advance,
+            )
+
+
+def write_json(value: dict, path: Path) -> None:
+    """Indented JSON, whole or absent."""
+    partial_path = path.with_name(path.name + ".partial")
+    partial_path.write_text(json.dumps(value, indent=2) + "\n")
+    partial_path.replace(path)

@@ -1,0 +1,63 @@
+"""The nouns that travel between the folders. All are frozen; none knows torch, files or the config."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+class InputError(ValueError):
+    """Something the user gave is wrong. The message is one line: what was got, what was expected, what to try.
+
+    Tools print it without a traceback and exit with code 2; every other exception is a bug of ours.
+    """
+
+
+@dataclass(frozen=True)
+class VideoSample:
+    """One labelled video of a list. `tag` is free text for grouping results (the demo's difficulty)."""
+
+    path: str
+    label: int
+    tag: str = ""
+
+
+@dataclass(frozen=True)
+class Split:
+    """One list of videos with the names of its classes, in the order of the labels."""
+
+    samples: tuple[VideoSample, ...]
+    class_names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class TokenGrid:
+    """Where each token of a clip sits: `frames` planes of `height` x `width` patches."""
+
+    frames: int
+    height: int
+    width: int
+    level: int = 0  # index into the model's token lengths; 0 is the longest
+
+    @property
+    def per_frame(self) -> int:
+        return self.height * self.width
+
+
+@dataclass(frozen=True)
+class View:
+    """One (clip, crop) pair of a video: which frames, and which part of them."""
+
+    frames: tuple[int, ...]  # frame numbers, may repeat
+    clip: int  # temporal index of the view
+    crop: int  # 0: left or top, 1: centre, 2: right or bottom
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the recognizer says of one file. Probabilities fall; lengths are one per clip of the file."""
+
+    path: str
+    class_names: tuple[str, ...]
+    probabilities: tuple[float, ...]
+    token_lengths: tuple[int, ...]
+    gmacs_per_view: float

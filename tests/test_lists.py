@@ -1,0 +1,332 @@
+"""Lists of videos: what is read from them, and which line is named when one is wrong. No video is opened here."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from revit_video.data.class_folders import class_folder_split
+from revit_video.data.kinetics import kinetics_split
+from revit_video.data.ssv2 import ssv2_split
+from revit_video.types import InputError, VideoSample
+
+
+def touch(root: Path, *names: str) -> Path:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+    return root
+
+
+def kinetics_list(root: Path, text: str) -> Path:
+    (root / "train.csv").write_text(text)
+    return root / "train.csv"
+
+
+def refusal(function, *args, **kwargs) -> str:
+    with pytest.raises(InputError) as caught:
+        function(*args, **kwargs)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_importing_the_package_of_lists_does_not_import_torch():
+    modules = (
+        "revit_video.data, revit_video.data.kinetics, revit_video.data.ssv2, revit_video.data.class_folders"
+    )
+    check = f"import sys, {modules}, revit_video.config; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", check]).returncode == 0
+
+
+# --- Kinetics ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("separator, name", [(" ", "space"), (",", "comma"), ("\t", "tab")])
+def test_a_list_is_read_with_the_separator_found_or_given(tmp_path, separator, name):
+    path = kinetics_list(tmp_path, f"a.mp4{separator}1\r\n\r\nb/c d,e.mp4{separator}0\r\n")
+    touch(tmp_path, "a.mp4", "b/c d,e.mp4")
+    split = kinetics_split(path)
+    assert split.samples == (
+        VideoSample(str(tmp_path / "a.mp4"), 1),
+        VideoSample(str(tmp_path / "b/c d,e.mp4"), 0),
+    )
+    assert split.class_names == ("class 0", "class 1")
+    assert kinetics_split(path, separator=name) == split
+
+
+def test_paths_start_from_the_root_unless_they_are_absolute(tmp_path):
+    touch(tmp_path, "videos/a.mp4", "far/b.mp4")
+    path = kinetics_list(tmp_path, f"a.mp4 0\n{tmp_path}/far/b.mp4 0\n")
+    samples = kinetics_split(path, root=tmp_path / "videos").samples
+    assert [sample.path for sample in samples] == [f"{tmp_path}/videos/a.mp4", f"{tmp_path}/far/b.mp4"]
+
+
+def test_class_names_beside_the_list_fix_the_number_of_classes(tmp_path):
+    path = kinetics_list(tmp_path, "a 0\nb 2\n")
+    (tmp_path / "classes.txt").write_text("run\nwalk slowly\nsit\nlie\n")
+    assert kinetics_split(path, check_files=False).class_names == ("run", "walk slowly", "sit", "lie")
+    said = refusal(kinetics_split, path, num_classes=3, check_files=False)
+    assert said == f"{tmp_path}/classes.txt names 4 classes, expected 3"
+    (tmp_path / "classes.txt").write_text("run\nrun\n")
+    assert refusal(kinetics_split, path).startswith(f"{tmp_path}/classes.txt:2: the class name 'run'")
+    (tmp_path / "other.txt").write_text("run\nwalk\n")
+    said = refusal(kinetics_split, path, class_names_file=tmp_path / "other.txt")
+    assert said == f"{path}:2: the label is 2, but there are 2 classes"
+
+
+def test_the_number_of_classes_holds_where_the_list_lacks_the_last_one(tmp_path):
+    path = kinetics_list(tmp_path, "a 0\nb 1\n")
+    assert len(kinetics_split(path, num_classes=5, check_files=False).class_names) == 5
+
+
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        ("a.mp4 0\nb.mp4\n", ":2: expected a path, a space and a label, got 'b.mp4'"),
+        ("a.mp4 0\nb.mp4 run\n", ":2: the label is 'run' in 'b.mp4 run', but must be a whole number"),
+        ("a.mp4 0\nb.mp4 1.0\n", ":2: the label is '1.0' in 'b.mp4 1.0', but must be a whole number"),
+        ("a.mp4 0\n\nb.mp4 -1\n", ":3: the label is -1 in 'b.mp4 -1', but must be at least 0"),
+        ("a.mp4 0\nb.mp4 3\n", ":2: the label is 3, but there are 3 classes"),
+        ("a.mp4 0\nb.mp4 0\n./a.mp4 1\n", ":3: {root}/a.mp4 is there twice, first on line 1"),
+        ("path,label\n", ":1: expected a path and a label like 'a.mp4 0', got 'path,label'"),
+        ("a.mp4, 0\n", ":1: space and comma both fit 'a.mp4, 0'; set data.separator to one"),
+        ("a 0\nb 1\nc,2\n", ":3: expected a path, a space and a label, got 'c,2'"),
+        ("a 0\n" + 200 * "b", f":2: expected a path, a space and a label, got '{77 * 'b'}...'"),
+        ("\n \n", " is empty; expected lines like 'videos/a.mp4 0'"),
+    ],
+)
+def test_a_wrong_line_is_named_and_shown(tmp_path, text, said):
+    path = kinetics_list(tmp_path, text)
+    said = f"{path}{said}".replace("{root}", str(tmp_path))
+    assert refusal(kinetics_split, path, num_classes=3, check_files=False) == said
+
+
+def test_a_separator_that_does_not_exist_is_refused(tmp_path):
+    said = refusal(kinetics_split, kinetics_list(tmp_path, "a 0"), separator=";")
+    assert said == "separator is ';', but must be one of auto, space, comma, tab"
+
+
+def test_missing_videos_are_counted_in_one_error(tmp_path):
+    path = kinetics_list(tmp_path, "".join(f"{i}.mp4 0\n" for i in range(6)))
+    touch(tmp_path, "0.mp4", "4.mp4")
+    said = refusal(kinetics_split, path)
+    first = ", ".join(f"{tmp_path}/{i}.mp4" for i in (1, 2, 3))
+    assert said.startswith(
+        f"4 of the 6 videos of {path} do not exist: {first}, ...; the paths were taken to start"
+    )
+    assert len(kinetics_split(path, check_files=False).samples) == 6
+
+
+def test_a_missing_list_names_those_that_are_there(tmp_path):
+    kinetics_list(tmp_path, "a 0")
+    said = refusal(kinetics_split, tmp_path / "training.csv")
+    assert said == f"no file {tmp_path}/training.csv; in its folder there are train.csv"
+    assert "no .csv file is in its folder" in refusal(kinetics_split, tmp_path / "none/train.csv")
+
+
+def test_a_list_that_is_no_text_is_refused(tmp_path):
+    (tmp_path / "train.csv").write_bytes(b"a 0\n\xff\xfe")
+    assert refusal(kinetics_split, tmp_path / "train.csv").endswith("is no UTF-8 text: byte 4 is 0xff")
+
+
+# --- Something-Something V2 -------------------------------------------------------------------------------
+
+TEMPLATES = {"Holding something": "1", "Moving something left": "0", "Putting something on something": "2"}
+ENTRIES = [
+    {"id": "74225", "label": "holding a cup", "template": "Holding [something]", "placeholders": ["a cup"]},
+    {"id": "9", "template": "Putting [something] on [something]"},
+]
+
+
+def ssv2_lists(root: Path, entries=ENTRIES, labels=TEMPLATES, name: str = "train") -> Path:
+    for kind, content in (("labels", labels), (name, entries)):
+        text = content if isinstance(content, str) else json.dumps(content)
+        (root / f"something-something-v2-{kind}.json").write_text(text)
+    return root
+
+
+@pytest.mark.parametrize("layout", ["{}.webm", "{}.mp4", "videos/{}.webm", "videos/{}.mp4"])
+def test_ssv2_labels_come_from_the_template_without_brackets(tmp_path, layout):
+    touch(ssv2_lists(tmp_path), layout.format(74225), layout.format(9))
+    split = ssv2_split(tmp_path, "train")
+    assert split.samples == (
+        VideoSample(str(tmp_path / layout.format(74225)), 1),
+        VideoSample(str(tmp_path / layout.format(9)), 2),
+    )
+    assert split.class_names == (
+        "Moving something left",
+        "Holding something",
+        "Putting something on something",
+    )
+
+
+def test_ssv2_val_is_called_validation_and_videos_may_lie_elsewhere(tmp_path):
+    ssv2_lists(tmp_path, name="validation")
+    touch(tmp_path, "far/v_74225.avi", "far/v_9.avi")
+    split = ssv2_split(tmp_path, "val", path_prefix=tmp_path / "far", pattern="v_{id}.avi")
+    assert [sample.path for sample in split.samples] == [f"{tmp_path}/far/v_{i}.avi" for i in (74225, 9)]
+
+
+def test_ssv2_videos_that_are_missing_are_counted(tmp_path):
+    touch(ssv2_lists(tmp_path), "videos/9.mp4")
+    said = refusal(ssv2_split, tmp_path, "train")
+    assert said.startswith("1 of the 2 videos of ") and f"{tmp_path}/videos/74225.mp4; " in said
+    assert "videos/{id}.mp4" in said
+
+
+@pytest.mark.parametrize(
+    "changes, said",
+    [
+        ({"entries": [{"id": "7", "template": "Holdin [something]"}]}, "Nearest: 'Holding something'"),
+        ({"entries": [{"id": "7"}]}, "entry 0 (id 7) has no template; the official test list has no labels"),
+        ({"entries": [ENTRIES[1], 3]}, "entry 1 is 3, but must have an id and a template"),
+        (
+            {"entries": [ENTRIES[0], ENTRIES[1], ENTRIES[0]]},
+            "entry 2 (id 74225) is there twice, first as entry 0",
+        ),
+        ({"entries": []}, "is an empty list"),
+        ({"entries": {"a": 1}}, "holds {'a': 1}, but must hold a list of objects"),
+        ({"entries": "[\n{,\n]"}, "train.json:2 is no valid JSON"),
+        ({"labels": {"Holding something": "one"}}, "labels.json: every label must be a whole number"),
+        ({"labels": {"Holding something": "1"}}, "labels.json has 1 templates, whose labels must be 0 to 0"),
+        (
+            {"labels": {"a": "0", "b": "0"}},
+            "labels.json has 2 templates, whose labels must be 0 to 1, each once",
+        ),
+        ({"name": "validation"}, "no file {root}/something-something-v2-train.json; in its folder there are"),
+    ],
+)
+def test_ssv2_files_that_are_wrong_are_named(tmp_path, changes, said):
+    ssv2_lists(tmp_path, **changes)
+    assert said.replace("{root}", str(tmp_path)) in refusal(ssv2_split, tmp_path, "train")
+
+
+@pytest.mark.parametrize("pattern", ["a.webm", "{name}.webm", "{id", "{}.webm"])
+def test_an_ssv2_pattern_needs_the_id(tmp_path, pattern):
+    assert repr(pattern) in refusal(ssv2_split, ssv2_lists(tmp_path), "train", pattern=pattern)
+
+
+def test_ssv2_has_no_other_splits(tmp_path):
+    assert "no split named 'training'" in refusal(ssv2_split, tmp_path, "training")
+
+
+# --- class folders ----------------------------------------------------------------------------------------
+
+SPLITS = ("train", "val", "test")
+
+
+def sessions(root: Path, classes=("hug", "kick"), count: int = 20) -> Path:
+    """Videos called set<s>_<n>_<session>_<class>, two of each class per session."""
+    for label, name in enumerate(classes):
+        touch(root, *(f"{name}/set{n % 2}_{n}_{1 + n // 2}_{label}.avi" for n in range(2 * count)))
+    return root
+
+
+def test_split_folders_are_taken_as_they_are(tmp_path):
+    touch(
+        tmp_path,
+        "train/run/b.mp4",
+        "train/run/a.MP4",
+        "train/jump/c.webm",
+        "val/run/d.avi",
+        "val/jump/notes.txt",
+    )
+    train, val = (class_folder_split(tmp_path, split) for split in ("train", "val"))
+    assert train.class_names == val.class_names == ("jump", "run")
+    names = [(Path(sample.path).name, sample.label) for sample in train.samples]
+    assert names == [("c.webm", 0), ("a.MP4", 1), ("b.mp4", 1)]
+    assert val.samples == (VideoSample(str(tmp_path / "val/run/d.avi"), 1),)
+    assert refusal(class_folder_split, tmp_path, "test").endswith("it has train, val")
+
+
+def test_a_class_must_have_a_folder_in_every_split_folder(tmp_path):
+    touch(tmp_path, "train/run/a.mp4", "train/jump/b.mp4", "val/run/d.mp4")
+    assert "has no folder for the class 'jump'" in refusal(class_folder_split, tmp_path, "val")
+    (tmp_path / "val/jump").mkdir()
+    assert len(class_folder_split(tmp_path, "val").class_names) == 2
+
+
+@pytest.mark.parametrize("pattern", ["", r"_(\d+)_\d+$"])
+def test_every_video_is_in_one_split_and_every_class_in_all(tmp_path, pattern):
+    sessions(tmp_path)
+    parts = {
+        split: class_folder_split(tmp_path, split, shares=(0.7, 0.15, 0.15), group_pattern=pattern)
+        for split in SPLITS
+    }
+    paths = [sample.path for part in parts.values() for sample in part.samples]
+    assert sorted(paths) == sorted(str(path) for path in tmp_path.glob("*/*.avi"))
+    for part, expected in zip(parts.values(), (28, 6, 6), strict=True):
+        labels = [sample.label for sample in part.samples]
+        assert labels.count(0) == labels.count(1) == expected
+
+
+def test_videos_of_one_group_stay_together(tmp_path):
+    sessions(tmp_path)
+    groups = []
+    for split in SPLITS:
+        part = class_folder_split(tmp_path, split, shares=(0.7, 0.15, 0.15), group_pattern=r"_(\d+)_\d+$")
+        groups.append({Path(sample.path).stem.split("_")[2] for sample in part.samples})
+    assert [len(group) for group in groups] == [14, 3, 3] and len(set.union(*groups)) == 20
+
+
+def test_the_rule_does_not_depend_on_the_place_of_the_folder(tmp_path):
+    first, second = (sessions(tmp_path / name) for name in ("one", "two"))
+    for split in SPLITS:
+        one, two = (class_folder_split(root, split, shares=(0.5, 0.25, 0.25)) for root in (first, second))
+        relative = [
+            [Path(sample.path).relative_to(root) for sample in part.samples]
+            for root, part in ((first, one), (second, two))
+        ]
+        assert relative[0] == relative[1]
+
+
+def test_three_videos_of_a_class_are_enough_for_three_splits(tmp_path):
+    touch(tmp_path, *(f"{name}/{name}{i}.mp4" for name in ("run", "jump") for i in range(3)))
+    assert [len(class_folder_split(tmp_path, split).samples) for split in SPLITS] == [2, 2, 2]
+    touch(tmp_path, "sit/a.mp4", "sit/b.mp4")
+    said = refusal(class_folder_split, tmp_path, "train")
+    assert f"no video of the class 'sit' of {tmp_path} falls into the split " in said
+
+
+def test_a_share_of_zero_leaves_a_split_out(tmp_path):
+    sessions(tmp_path)
+    shares = (0.8, 0.0, 0.2)
+    counts = [len(class_folder_split(tmp_path, split, shares=shares).samples) for split in ("train", "test")]
+    assert counts == [64, 16]
+    assert "the split val has the share 0" in refusal(class_folder_split, tmp_path, "val", shares=shares)
+
+
+@pytest.mark.parametrize(
+    "settings, said",
+    [
+        ({"group_pattern": r"_(\d+)_x"}, "the group pattern '_(\\\\d+)_x' does not fit 'set0_0_1_0' of "),
+        ({"group_pattern": r"_\d+"}, "has 0 (groups), but must have one"),
+        ({"group_pattern": "("}, "is no regex"),
+        ({"group_pattern": r"(set)"}, "of the class 'hug' of {root} falls into the split val"),
+        ({"shares": (0.5, 0.2)}, "the split shares are [0.5, 0.2], but must be three"),
+        ({"shares": (0.5, 0.2, 0.2)}, "with the sum 1"),
+    ],
+)
+def test_a_rule_that_cannot_work_is_refused(tmp_path, settings, said):
+    assert said.replace("{root}", str(tmp_path)) in refusal(
+        class_folder_split, sessions(tmp_path), "train", **settings
+    )
+
+
+def test_folders_without_videos_are_refused_and_other_files_counted(tmp_path):
+    assert refusal(class_folder_split, tmp_path / "none", "train").startswith(
+        f"no folder {tmp_path / 'none'}"
+    )
+    assert "holds no folders" in refusal(class_folder_split, tmp_path, "train")
+    touch(sessions(tmp_path), "MANIFEST.csv", "hug/notes.txt", ".git/x/y")
+    assert len(class_folder_split(tmp_path, "train").samples) == 64
+    assert "so the splits are train, val, test, not 'training'" in refusal(
+        class_folder_split, tmp_path, "training"
+    )
+    touch(tmp_path, "empty/1.jpg", "empty/2.jpg", "empty/x.txt", "empty/.hidden.mp4")
+    said = refusal(class_folder_split, tmp_path, "train")
+    assert said.startswith(
+        f"the class folder {tmp_path}/empty holds no videos (files: 2 with .jpg, 1 with .txt)"
+    )

@@ -1,0 +1,15 @@
+"""What happens in these video files?
+
+    python tools/predict.py a.mp4 b.avi --checkpoint output/demo/recognizer.pt
+    python tools/predict.py *.mp4 --checkpoint output/demo/recognizer.pt --length 14 --json
+
+The assigner picks the token length of every clip, or --length fixes one. A file that cannot be read is named on stderr, the
+others go on, and the exit code is 2.
+"""
+
+import sys
+
+from revit_video import cli
+
+if __name__ == "__main__":
+    sys.exit(cli.predict(manual=__doc__))
