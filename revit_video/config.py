@@ -131,10 +131,8 @@ def _override_layer(text: str) -> tuple[str, dict]:
     if not equals or not all(key.split(".")):
         raise InputError(f"cannot read the override {text!r}; write it like solver.base_lr=0.01")
     value: Any = value_text.strip()
-    if _hint(key) is not str or value[:1] in (
-        "'",
-        '"',
-    ):  # other text stays: 007 may be a folder
+    quoted = value[:1] in ("'", '"')
+    if _hint(key) is not str or quoted:  # other text stays as it is: 007 may be a folder
         try:
             value = OmegaConf.to_container(OmegaConf.create(f"value: {value}"))["value"]
         except (yaml.YAMLError, OmegaConfBaseException) as error:

@@ -17,6 +17,8 @@ import pytest
 from revit_video.data import demo, demo_render
 from revit_video.data.demo import demo_split, generate_demo
 from revit_video.data.demo_render import CLASS_NAMES, DIFFICULTIES, class_and_tag, motion, render_clip
+from revit_video.data.kinetics import kinetics_split
+from revit_video.data.ssv2 import ssv2_split
 from revit_video.types import InputError
 
 LUMA = np.array((0.299, 0.587, 0.114), np.float32)
@@ -162,6 +164,13 @@ def test_a_split_is_read_back_with_labels_tags_and_class_names(data_set):
         InputError, match=r"videos holds no complete demo data set; run: python tools/make_demo_data"
     ):
         demo_split(data_set / "videos", "train")
+
+
+@pytest.mark.parametrize("split", demo.SPLITS)
+def test_the_readers_of_kinetics_and_ssv2_lists_find_the_same_videos(data_set, split):
+    samples = [(sample.path, sample.label) for sample in demo_split(data_set, split).samples]
+    for other in (kinetics_split(data_set / f"{split}.csv", root=data_set), ssv2_split(data_set, split)):
+        assert [(sample.path, sample.label) for sample in other.samples] == samples
 
 
 def test_a_decoded_video_shows_the_rendered_frames(data_set):

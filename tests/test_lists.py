@@ -1,4 +1,4 @@
-"""Lists of videos: what is read from them, and which line is named when one is wrong. No video is opened here."""
+"""Lists of videos: what is read from them, which line is named when one is wrong. No video is opened."""
 
 import json
 import subprocess
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from revit_video.data.class_folders import class_folder_split
+from revit_video.data.demo import demo_split, generate_demo
 from revit_video.data.kinetics import kinetics_split
 from revit_video.data.ssv2 import ssv2_split
 from revit_video.types import InputError, VideoSample
@@ -212,121 +212,11 @@ def test_ssv2_has_no_other_splits(tmp_path):
     assert "no split named 'training'" in refusal(ssv2_split, tmp_path, "training")
 
 
-# --- class folders ----------------------------------------------------------------------------------------
-
-SPLITS = ("train", "val", "test")
-
-
-def sessions(root: Path, classes=("hug", "kick"), count: int = 20) -> Path:
-    """Videos called set<s>_<n>_<session>_<class>, two of each class per session."""
-    for label, name in enumerate(classes):
-        touch(root, *(f"{name}/set{n % 2}_{n}_{1 + n // 2}_{label}.avi" for n in range(2 * count)))
-    return root
-
-
-def test_split_folders_are_taken_as_they_are(tmp_path):
-    touch(
-        tmp_path,
-        "train/run/b.mp4",
-        "train/run/a.MP4",
-        "train/jump/c.webm",
-        "val/run/d.avi",
-        "val/jump/notes.txt",
-    )
-    train, val = (class_folder_split(tmp_path, split) for split in ("train", "val"))
-    assert train.class_names == val.class_names == ("jump", "run")
-    names = [(Path(sample.path).name, sample.label) for sample in train.samples]
-    assert names == [("c.webm", 0), ("a.MP4", 1), ("b.mp4", 1)]
-    assert val.samples == (VideoSample(str(tmp_path / "val/run/d.avi"), 1),)
-    assert refusal(class_folder_split, tmp_path, "test").endswith("it has train, val")
-
-
-def test_a_class_must_have_a_folder_in_every_split_folder(tmp_path):
-    touch(tmp_path, "train/run/a.mp4", "train/jump/b.mp4", "val/run/d.mp4")
-    assert "has no folder for the class 'jump'" in refusal(class_folder_split, tmp_path, "val")
-    (tmp_path / "val/jump").mkdir()
-    assert len(class_folder_split(tmp_path, "val").class_names) == 2
-
-
-@pytest.mark.parametrize("pattern", ["", r"_(\d+)_\d+$"])
-def test_every_video_is_in_one_split_and_every_class_in_all(tmp_path, pattern):
-    sessions(tmp_path)
-    parts = {
-        split: class_folder_split(tmp_path, split, shares=(0.7, 0.15, 0.15), group_pattern=pattern)
-        for split in SPLITS
-    }
-    paths = [sample.path for part in parts.values() for sample in part.samples]
-    assert sorted(paths) == sorted(str(path) for path in tmp_path.glob("*/*.avi"))
-    for part, expected in zip(parts.values(), (28, 6, 6), strict=True):
-        labels = [sample.label for sample in part.samples]
-        assert labels.count(0) == labels.count(1) == expected
-
-
-def test_videos_of_one_group_stay_together(tmp_path):
-    sessions(tmp_path)
-    groups = []
-    for split in SPLITS:
-        part = class_folder_split(tmp_path, split, shares=(0.7, 0.15, 0.15), group_pattern=r"_(\d+)_\d+$")
-        groups.append({Path(sample.path).stem.split("_")[2] for sample in part.samples})
-    assert [len(group) for group in groups] == [14, 3, 3] and len(set.union(*groups)) == 20
-
-
-def test_the_rule_does_not_depend_on_the_place_of_the_folder(tmp_path):
-    first, second = (sessions(tmp_path / name) for name in ("one", "two"))
-    for split in SPLITS:
-        one, two = (class_folder_split(root, split, shares=(0.5, 0.25, 0.25)) for root in (first, second))
-        relative = [
-            [Path(sample.path).relative_to(root) for sample in part.samples]
-            for root, part in ((first, one), (second, two))
-        ]
-        assert relative[0] == relative[1]
-
-
-def test_three_videos_of_a_class_are_enough_for_three_splits(tmp_path):
-    touch(tmp_path, *(f"{name}/{name}{i}.mp4" for name in ("run", "jump") for i in range(3)))
-    assert [len(class_folder_split(tmp_path, split).samples) for split in SPLITS] == [2, 2, 2]
-    touch(tmp_path, "sit/a.mp4", "sit/b.mp4")
-    said = refusal(class_folder_split, tmp_path, "train")
-    assert f"no video of the class 'sit' of {tmp_path} falls into the split " in said
-
-
-def test_a_share_of_zero_leaves_a_split_out(tmp_path):
-    sessions(tmp_path)
-    shares = (0.8, 0.0, 0.2)
-    counts = [len(class_folder_split(tmp_path, split, shares=shares).samples) for split in ("train", "test")]
-    assert counts == [64, 16]
-    assert "the split val has the share 0" in refusal(class_folder_split, tmp_path, "val", shares=shares)
-
-
-@pytest.mark.parametrize(
-    "settings, said",
-    [
-        ({"group_pattern": r"_(\d+)_x"}, "the group pattern '_(\\\\d+)_x' does not fit 'set0_0_1_0' of "),
-        ({"group_pattern": r"_\d+"}, "has 0 (groups), but must have one"),
-        ({"group_pattern": "("}, "is no regex"),
-        ({"group_pattern": r"(set)"}, "of the class 'hug' of {root} falls into the split val"),
-        ({"shares": (0.5, 0.2)}, "the split shares are [0.5, 0.2], but must be three"),
-        ({"shares": (0.5, 0.2, 0.2)}, "with the sum 1"),
-    ],
-)
-def test_a_rule_that_cannot_work_is_refused(tmp_path, settings, said):
-    assert said.replace("{root}", str(tmp_path)) in refusal(
-        class_folder_split, sessions(tmp_path), "train", **settings
-    )
-
-
-def test_folders_without_videos_are_refused_and_other_files_counted(tmp_path):
-    assert refusal(class_folder_split, tmp_path / "none", "train").startswith(
-        f"no folder {tmp_path / 'none'}"
-    )
-    assert "holds no folders" in refusal(class_folder_split, tmp_path, "train")
-    touch(sessions(tmp_path), "MANIFEST.csv", "hug/notes.txt", ".git/x/y")
-    assert len(class_folder_split(tmp_path, "train").samples) == 64
-    assert "so the splits are train, val, test, not 'training'" in refusal(
-        class_folder_split, tmp_path, "training"
-    )
-    touch(tmp_path, "empty/1.jpg", "empty/2.jpg", "empty/x.txt", "empty/.hidden.mp4")
-    said = refusal(class_folder_split, tmp_path, "train")
-    assert said.startswith(
-        f"the class folder {tmp_path}/empty holds no videos (files: 2 with .jpg, 1 with .txt)"
-    )
+def test_the_demo_says_the_same_in_all_three_forms(tmp_path):
+    generate_demo(tmp_path, num_train=2, num_val=2, num_test=1)
+    for split in ("train", "val", "test"):
+        demo, kinetics = demo_split(tmp_path, split), kinetics_split(tmp_path / f"{split}.csv")
+        labels = [(sample.path, sample.label) for sample in demo.samples]
+        assert labels == [(sample.path, sample.label) for sample in kinetics.samples]
+        assert labels == [(sample.path, sample.label) for sample in ssv2_split(tmp_path, split).samples]
+        assert demo.class_names == kinetics.class_names

@@ -79,7 +79,10 @@ def test_timing_nothing_is_refused():
 
 
 FIXED = [{"length": 14, "top1": 97.0, "gmacs": 196.0}, {"length": 7, "top1": 90.0, "gmacs": 48.0}]
-CURVE = [{"gmacs": g, "top1": 90 + g / 28, "top1_low": 89 + g / 28, "top1_high": 91 + g / 28} for g in (60, 100, 190)]
+CURVE = [
+    {"gmacs": g, "top1": 90 + g / 28, "top1_low": 89 + g / 28, "top1_high": 91 + g / 28}
+    for g in (60, 100, 190)
+]
 
 
 def coloured(path, color, tolerance=0.03):
@@ -118,11 +121,15 @@ def test_labels_keep_their_distance_and_stay_where_there_is_room():
 
 def test_an_empty_plot_is_refused(tmp_path):
     with pytest.raises(InputError, match="nothing to plot"):
-        plot_accuracy_vs_gmacs(tmp_path / "x.png", fixed=[], curves={}, title="")
-    with pytest.raises(InputError, match="curve 'cascade' has no points"):
-        plot_accuracy_vs_gmacs(tmp_path / "x.png", fixed=FIXED, curves={"cascade": []}, title="")
+        plot_accuracy_vs_gmacs(tmp_path / "x.png", fixed=[], curves={"cascade": []}, title="")
     with pytest.raises(InputError, match="nothing to draw"):
         plot_length_sheet(tmp_path / "x.png", groups={"7x7": []})
+
+
+def test_a_curve_without_points_is_left_out(tmp_path):
+    for name, curves in (("with", {"cascade": CURVE, "assigner": []}), ("without", {"cascade": CURVE})):
+        plot_accuracy_vs_gmacs(tmp_path / f"{name}.png", fixed=FIXED, curves=curves, title="made up")
+    assert np.array_equal(imread(tmp_path / "with.png"), imread(tmp_path / "without.png"))
 
 
 def test_the_sheet_shows_the_first_middle_and_last_frame_of_a_clip(tmp_path):

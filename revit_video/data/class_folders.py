@@ -28,9 +28,9 @@ def class_folder_split(
 ) -> Split:
     """The videos of a split; the classes are the folders by name.
 
-    Without split folders, whole groups of videos go to train, val or test, in the order of a hash of their
-    names: the same on every machine, but adding videos may move others. A group should be a filming session, a
-    person or a source video, or else a model is tested on what it has seen.
+    Without split folders, whole groups of videos go to train, val or test, by a hash of their names: the
+    same on every machine, but adding videos may move others. A group should be a filming session,
+    a person or a source video, or else a model is tested on what it has seen.
 
     Args:
         split: name of a split folder; "train", "val" or "test" where there are none.
@@ -111,7 +111,7 @@ def _from_rule(
 
 
 def _share_out(groups: set[str], shares: Sequence[float]) -> dict[str, str]:
-    """Group -> split: the shares rounded so that they add up, but a group at least for every share above 0."""
+    """Group -> split: the shares rounded so that they add up, one group at least for a share above 0."""
     order = sorted(groups, key=lambda group: hashlib.sha256(group.encode()).hexdigest())
     exact = [share * len(order) for share in shares]
     counts = [int(number + 1e-9) for number in exact]
@@ -143,7 +143,7 @@ def _folders(root: Path) -> list[Path]:
 
 
 def _videos(folder: Path, *, may_be_empty: bool) -> list[Path]:
-    """Files with the ending of a video, by name. Others are left out; the error counts them if there is no video."""
+    """Files with the ending of a video, by name. Where there are none, the error counts the others."""
     files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
     videos = [path for path in files if path.suffix.lower() in VIDEO_ENDINGS]
     if not videos and not may_be_empty:

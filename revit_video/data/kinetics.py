@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from revit_video.data.list_files import read_text, refuse_missing_videos, shorten
@@ -53,7 +53,7 @@ def kinetics_split(
             raise InputError(
                 f"{list_file}:{number}: the label is {label}, but there are {num_classes} classes"
             )
-        path = os.path.normpath(root / path)
+        path = str(root / path)
         if path in seen:
             raise InputError(f"{list_file}:{number}: {path} is there twice, first on line {seen[path]}")
         seen[path] = number
@@ -74,7 +74,9 @@ def _numbered_rows(list_file: Path) -> list[tuple[int, str]]:
     return rows
 
 
-def _line_splitter(list_file: Path, rows: Sequence[tuple[int, str]], separator: str):
+def _line_splitter(
+    list_file: Path, rows: Sequence[tuple[int, str]], separator: str
+) -> Callable[[int, str], tuple[str, int]]:
     """A function (line number, line) -> (path, label) for the separator that is given or fits the list."""
     if separator == "auto":
         separator = _detect(list_file, rows)

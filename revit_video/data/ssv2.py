@@ -50,8 +50,7 @@ def ssv2_split(
     entries = _read_entries(list_file, labels, labels_file)
     pattern = _checked(pattern) if pattern else _find_pattern(list(entries), folder)
     samples = tuple(
-        VideoSample(os.path.normpath(folder / pattern.format(id=name)), label)
-        for name, label in entries.items()
+        VideoSample(str(folder / pattern.format(id=name)), label) for name, label in entries.items()
     )
     if check_files:
         hint = f"the videos were looked for as {folder / pattern}; data.path_prefix gives another folder"

@@ -24,7 +24,7 @@ CURVE_STYLES = {  # name -> how its line looks; other names get the next of OTHE
     "random": {"color": "#6b7280", "lw": 1.6, "ls": (0, (5, 3))},
 }
 OTHER_COLORS = ("#7c3aed", "#be185d", "#0e7490", "#a16207", "#4d7c0f")
-POINT_STYLES = {"oracle": {"marker": "*", "s": 240, "color": "#d99a00"}}
+POINT_STYLES = {"oracle": {"marker": "*", "s": 240, "color": "#d99a00"}, "adaptive": {"color": "#0f6cbd"}}
 HALO = [withStroke(linewidth=3.5, foreground="white")]  # keeps a label readable on top of a line
 
 
@@ -41,20 +41,25 @@ def plot_accuracy_vs_gmacs(
     Args:
         fixed: `length`, `top1`, `gmacs` of each fixed token length: black squares.
         curves: name -> points with `gmacs`, `top1` and, for a band, `top1_low`, `top1_high`.
-        points: name -> `gmacs`, `top1` of single results; "oracle" is a star.
+        points: name -> `gmacs`, `top1` of single results; "oracle" is a star. In the color of a curve that is
+            drawn ("adaptive" has the assigner's), a point marks a place on it and carries no name.
         title: what was measured: model, data, views.
     """
-    if not fixed and not curves and not points:
+    if not fixed and not any(curves.values()) and not points:
         raise InputError("nothing to plot: fixed, curves and points are empty; give at least one of them")
     figure, axes = _new_axes(title)
     ends = _draw_curves(axes, curves)
+    curve_colors = {color for *_, color in ends.values()}
     if fixed:
         ends["fixed length"] = _draw_fixed(axes, sorted(fixed, key=lambda row: row["gmacs"]))
     for name, point in (points or {}).items():
         at = (point["gmacs"], point["top1"])
-        style = {"marker": "o", "s": 60, "color": INK, **POINT_STYLES.get(name, {})}
+        color = CURVE_STYLES.get(name, {"color": INK})["color"]
+        style = {"marker": "o", "s": 70, "color": color, **POINT_STYLES.get(name, {})}
         axes.scatter(*at, edgecolors="white", linewidths=1.0, zorder=6, **style)
-        _label(axes, name, at, offset=(10, 0), color=style["color"], ha="left", va="center", weight="bold")
+        if style["color"] not in curve_colors:
+            color = style["color"]
+            _label(axes, name, at, offset=(10, 0), color=color, ha="left", va="center", weight="bold")
     axes.margins(x=0.07, y=0.12)
     _name_lines(axes, ends)
     figure.savefig(path)
@@ -124,8 +129,8 @@ def _draw_curves(axes: Axes, curves: Mapping[str, Sequence[Mapping]]) -> dict[st
     for name, rows in curves.items():
         style = CURVE_STYLES.get(name) or {"color": next(others), "lw": 2.0}
         rows = sorted(rows, key=lambda row: row["gmacs"])
-        if not rows:
-            raise InputError(f"curve {name!r} has no points; leave it out or give at least one")
+        if not rows:  # no budget could be met
+            continue
         x, y = [row["gmacs"] for row in rows], [row["top1"] for row in rows]
         axes.plot(x, y, zorder=4, solid_capstyle="round", **style)
         if all("top1_low" in row and "top1_high" in row for row in rows):
