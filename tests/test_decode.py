@@ -53,6 +53,22 @@ def test_frames_that_an_edit_list_hides_do_not_count(tmp_path):
         assert frame_numbers(video.frames([0, 24])) == [5, 29]
 
 
+def test_a_packet_without_a_picture_does_not_count_in_an_avi(tmp_path):
+    source, path = make_video(tmp_path / "source.avi", 20, codec="mpeg4", bframes=2), tmp_path / "a.avi"
+    with av.open(source) as old, av.open(str(path), "w") as new:
+        stream = new.add_stream_from_template(old.streams.video[0])
+        packets = [packet for packet in old.demux(video=0) if packet.size]
+        packets.append(av.Packet(b"\x00\x00\x01\xb6\x57\x50"))  # "as before", as DivX and Xvid write it
+        for i, packet in enumerate(packets):
+            packet.stream, packet.dts, packet.time_base = stream, i, stream.time_base
+            new.mux(packet)
+    with av.open(str(path)) as container:
+        assert container.streams.video[0].frames == 21
+    with open_video(path) as video:
+        assert video.num_frames == 20
+        assert frame_numbers(video.frames([19, 0])) == [19, 0]
+
+
 def test_only_wanted_frames_are_converted_and_none_behind_them_decoded(tmp_path, monkeypatch):
     calls = {"step": 0, "_convert": 0}
 

@@ -78,6 +78,53 @@ def test_whole_files_miss_no_bytes_also_with_something_behind_them(tmp_path, nam
     assert missing_bytes(path) == 0
 
 
+EBML, SEGMENT = b"\x1a\x45\xdf\xa3\x81\x00", b"\x18\x53\x80\x67"
+FTYP = b"\0\0\0\x0cftypisom"
+
+
+@pytest.mark.parametrize(
+    ("content", "missing"),
+    [
+        (FTYP + b"\0\0\0\x10mdat" + b"." * 8, 0),
+        (FTYP + b"\0\0\0\x10mdat" + b"." * 5, 3),
+        (FTYP + b"\0\0\0\x01mdat" + (20).to_bytes(8, "big") + b"..", 2),  # a length of 8 bytes
+        (FTYP + b"\0\0\0\0mdat....", 0),  # to the end
+        (FTYP + b"\x7f\xff\xff\xffJUNK....", 0),  # no box that we know
+        (b"RIFF" + (8).to_bytes(4, "little") + b"AVI ....", 0),
+        (b"RIFF" + (9).to_bytes(4, "little") + b"AVI ....", 1),
+        (b"RIFF" + (8).to_bytes(4, "little") + b"AVI ....RIFF" + (7).to_bytes(4, "little") + b"AVIX", 3),
+        (b"RIFF\xff\xff\xff\xffAVI ....", 0),  # written as a stream
+        (b"RIFF\0\0\0\0AVI ....", 0),
+        (EBML + SEGMENT + b"\x84....", 0),
+        (EBML + SEGMENT + b"\x85....", 1),
+        (EBML + SEGMENT + b"\x40\x06....", 2),  # a length of 2 bytes
+        (EBML + SEGMENT + b"\xff....", 0),  # written as a stream
+        (EBML + SEGMENT + b"\x01" + b"\xff" * 7 + b"....", 0),
+        (EBML + b"no segment", 0),
+        (EBML + SEGMENT, 0),
+        (b"OggS" + b"." * 50, 0),
+        (b"", 0),
+    ],
+)
+def test_missing_bytes_are_read_from_the_container(tmp_path, content, missing):
+    (tmp_path / "a").write_bytes(content)
+    assert missing_bytes(str(tmp_path / "a")) == missing
+
+
+@pytest.mark.parametrize(
+    "raised",
+    [av.FFmpegError(1, "boom"), av.error.ExternalError(1, "boom"), OSError(5, "boom"), RuntimeError("boom")],
+)
+def test_no_error_of_the_decoder_leaks(tmp_path, monkeypatch, raised):
+    def fail(*args, **kwargs):
+        raise raised
+
+    monkeypatch.setattr(av, "open", fail)
+    (tmp_path / "a.mp4").touch()
+    with pytest.raises(DecodeError, match=r"a\.mp4: cannot be opened: boom \(reader pyav\)"):
+        open_video(tmp_path / "a.mp4")
+
+
 @pytest.mark.parametrize("damaged", [20, 38])
 def test_a_damaged_file_gives_the_frames_before_and_always_the_same_error(tmp_path, damaged):
     path = make_video(tmp_path / "a.mp4", NOISE, container_options={"movflags": "faststart"})

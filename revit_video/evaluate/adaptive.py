@@ -61,16 +61,17 @@ def shares(levels: Tensor, num_levels: int) -> list[float]:
     return (torch.bincount(levels.flatten(), minlength=num_levels) / levels.numel()).tolist()
 
 
-def random_baseline(stored: Stored, levels: Tensor, *, draws: int = 200, seed: int = 0) -> dict[str, float]:
-    """The same shares dealt to random clips: mean accuracy over `draws` permutations and its spread. No assigner to pay."""
+def random_hits(stored: Stored, levels: Tensor, *, draws: int = 200, seed: int = 0) -> Tensor:
+    """How often each video is right when the shares of `levels` (N, C) are dealt to random clips: (draws, N) bool."""
     generator = torch.Generator().manual_seed(seed)
     flat = levels.flatten()
-    means = torch.tensor(
-        [
-            percent(stored.hit(flat[torch.randperm(len(flat), generator=generator)].view_as(levels)))
-            for _ in range(draws)
-        ]
-    )
+    deals = (flat[torch.randperm(len(flat), generator=generator)].view_as(levels) for _ in range(draws))
+    return torch.stack([stored.hit(deal) for deal in deals])
+
+
+def random_baseline(stored: Stored, levels: Tensor, **options) -> dict[str, float]:
+    """The same shares dealt to random clips: mean accuracy over the draws and its spread. No assigner to pay."""
+    means = 100.0 * random_hits(stored, levels, **options).double().mean(dim=1)
     return {"top1": means.mean().item(), "top1_std": means.std().item(), "gmacs": stored.cost(levels)}
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from revit_video.backbones.core import ReViT
-from revit_video.evaluate.adaptive import Stored, oracle_baseline, random_baseline, shares, summary, tag_table
+from revit_video.evaluate.adaptive import Stored, oracle_baseline, random_baseline, random_hits, shares, summary, tag_table
 from revit_video.evaluate.metrics import paired_difference
 from revit_video.report.throughput import interleave
 from revit_video.routing.assigner import Assigner
@@ -90,6 +90,7 @@ def run_test(job: TestJob, log: RunLog) -> TestResult:
     report["paired"] = {
         f"{n}x{n}": paired_difference(stored.hit(levels), stored.hit(stored.fixed(i))) for i, n in enumerate(lengths)
     }
+    report["paired"]["random"] = paired_difference(stored.hit(levels), random_hits(stored, levels).double().mean(dim=0))
     samples = job.evaluation.dataset.samples
     tags = [samples[i].tag for i in scores.indices.tolist()]
     if any(tags):
@@ -115,39 +116,57 @@ def cascade_summary(stored: Stored, threshold: float) -> dict[str, float]:
     return summary(stored, levels, gmacs=stored.cost(levels, cascade_costs(stored.costs)))
 
 
+def add_throughput(report: dict, job: TestJob) -> None:
+    """Put clips/s beside the accuracies, and how much of the saved multiply-adds became saved time."""
+    seen = time_lengths(job)
+    for row in report["per_length"]:
+        row["clips_per_s"] = seen["clips_per_s"][row["length"]]
+    report["adaptive"]["clips_per_s"] = seen["adaptive"]["clips_per_s"]
+    report["throughput"] = {
+        **{key: seen["adaptive"][key] for key in ("speed_up", "gmacs_ratio", "follows")},
+        **{key: seen[key] for key in ("assigner_clips_per_s", "num_clips", "batch_size")},
+    }
+
+
 @torch.inference_mode()
-def add_throughput(report: dict, job: TestJob, *, warmup: int = 1, repeats: int = 3) -> None:
-    """clips/s of every length and of the assigner's choice on the same clips, in turns in one process.
+def time_lengths(job: TestJob, *, warmup: int = 1, repeats: int = 3) -> dict:
+    """Clips per second of every length and of the assigner's choice, on the same clips, in turns in one process.
 
     `follows` is the speed-up over the longest length divided by what the multiply-adds promise on these very clips.
     """
-    run, dataset = job.evaluation.run, job.evaluation.dataset
+    clips = throughput_clips(job)
+    router = AssignerRouter(job.model, job.assigner, costs=job.router["costs"], bias=job.router["bias"])
+    functions = throughput_functions(router, clips, batch_size=job.batch_size)
+    timings = interleave(functions, items=len(clips), warmup=warmup, repeats=repeats)
+    costs = job.router["costs"]
+    mean = torch.tensor(costs)[router.levels(clips).cpu()].mean().item() + job.router["assigner_cost"]
+    adaptive, longest = (timings[name].items_per_s for name in ("adaptive", f"length {job.model.token_lengths[0]}"))
+    speed_up, promised = adaptive / longest, costs[0] / mean
+    return {
+        "clips_per_s": {n: timings[f"length {n}"].items_per_s for n in job.model.token_lengths},
+        "assigner_clips_per_s": timings["assigner"].items_per_s,
+        "adaptive": {
+            "clips_per_s": adaptive,
+            "speed_up": speed_up,
+            "gmacs_ratio": promised,
+            "follows": speed_up / promised,
+        },
+        "num_clips": len(clips),
+        "batch_size": job.batch_size,
+    }
+
+
+def throughput_clips(job: TestJob) -> Tensor:
+    """The first clips of the test list, middle crops, ready for the model: (M, C, T, H, W) with M up to THROUGHPUT_CLIPS."""
+    dataset, run = job.evaluation.dataset, job.evaluation.run
     clips: list[Tensor] = []
     for index in range(len(dataset)):
         item = dataset[(0, index)]
         if item.clips is not None:
-            clips += list(item.clips[:: job.num_crops][: job.num_clips])
+            clips += item.clips[job.num_crops // 2 :: job.num_crops]
         if len(clips) >= THROUGHPUT_CLIPS:
             break
-    inputs = run.to_clips(torch.stack(clips[:THROUGHPUT_CLIPS]), dtype=run.dtype)
-    router = AssignerRouter(job.model, job.assigner, costs=job.router["costs"], bias=job.router["bias"])
-    timings = interleave(
-        throughput_functions(router, inputs, batch_size=job.batch_size), items=len(inputs), warmup=warmup, repeats=repeats
-    )
-    for row in report["per_length"]:
-        row["clips_per_s"] = timings[f"length {row['length']}"].items_per_s
-    adaptive = timings["adaptive"].items_per_s
-    report["adaptive"]["clips_per_s"] = adaptive
-    costs = job.router["costs"]
-    mean = torch.tensor(costs)[router.levels(inputs)].mean().item() + job.router["assigner_cost"]
-    speed_up, promised = adaptive / report["per_length"][0]["clips_per_s"], costs[0] / mean
-    report["throughput"] = {
-        "speed_up": speed_up,
-        "gmacs_ratio": promised,
-        "follows": speed_up / promised,
-        "num_clips": len(inputs),
-        "batch_size": job.batch_size,
-    }
+    return run.to_clips(torch.stack(clips[:THROUGHPUT_CLIPS]), dtype=run.dtype)
 
 
 def throughput_functions(router: AssignerRouter, clips: Tensor, *, batch_size: int) -> dict[str, Callable[[], object]]:
@@ -159,4 +178,6 @@ def throughput_functions(router: AssignerRouter, clips: Tensor, *, batch_size: i
 
     lengths: Sequence[int] = router.backbone.token_lengths
     functions = {f"length {n}": fixed(level) for level, n in enumerate(lengths)}
-    return functions | {"adaptive": lambda: router(clips, batch_size=batch_size)}
+    functions["assigner"] = lambda: router.levels(clips)
+    functions["adaptive"] = lambda: router(clips, batch_size=batch_size)
+    return functions
