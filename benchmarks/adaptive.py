@@ -53,7 +53,7 @@ def main() -> int:
         for key, value in provenance(device=run.device, dtype="both", seed=None).items():
             print(f"{key}: {value}")
 
-    return cli.run(command, made.parse_args())
+    return cli.run(command, made)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from revit_video.types import InputError
 def main() -> int:
     made = cli.parser(__doc__)
     made.add_argument("runs", nargs="+", metavar="RUN", type=Path, help="folders with a report.json")
-    return cli.run(lambda args: print(as_text([read(run) for run in args.runs])), made.parse_args())
+    return cli.run(lambda args: print(as_text([read(run) for run in args.runs])), made)
 
 
 def read(run: Path) -> dict:

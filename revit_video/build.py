@@ -21,6 +21,7 @@ from revit_video.data.dataset import VideoDataset
 from revit_video.data.demo import demo_split
 from revit_video.data.kinetics import kinetics_split
 from revit_video.data.ssv2 import ssv2_split
+from revit_video.decode import DECODERS, DEFAULT_DECODER
 from revit_video.report.macs import count_macs
 from revit_video.report.plots import plot_accuracy_vs_gmacs, plot_length_sheet
 from revit_video.report.provenance import provenance
@@ -28,6 +29,7 @@ from revit_video.routing.assigner import Assigner
 from revit_video.routing.router import AssignerRouter
 from revit_video.sample.temporal import random_start, segment_indices, strided_indices
 from revit_video.sample.views import test_views
+from revit_video.settings import DataConfig
 from revit_video.stages.assigner import AssignerJob
 from revit_video.stages.job import Device, EvalJob, RunFolder
 from revit_video.stages.labels import LabelsJob
@@ -38,7 +40,6 @@ from revit_video.train.losses import Distillation
 from revit_video.train.optim import build_optimizers, cosine_factor, relative_factor
 from revit_video.transform import EvalTransform, TrainTransform, normalise
 from revit_video.types import InputError, Split, VideoSample, View
-
 
 STAGES = ("revit", "labels", "assigner", "test")
 
@@ -59,10 +60,36 @@ def run_plan(config: Config) -> RunPlan:
 
 
 def checkpoint_config(checkpoint: Path, overrides: Sequence[str]) -> Config:
-    """The config a checkpoint was trained by, with overrides; its reports go into the checkpoint's folder unless told otherwise."""
+    """The config a checkpoint was trained by, with overrides. Reports go into its folder unless `output_dir` says else."""
     state = load_checkpoint(checkpoint, kind="recognizer")
     ours = {**state["config"], "output_dir": str(checkpoint.parent), "resume": False}
-    return override_config(config_from_dict(ours), overrides)
+    trained = config_from_dict(ours, source=str(checkpoint))
+    config = override_config(trained, overrides)
+    for group in ("model", "assigner"):
+        if getattr(config, group) != getattr(trained, group):
+            raise InputError(f"{checkpoint} holds trained networks, so {group}.* cannot change; train anew for that")
+    return config
+
+
+def check_stages(config: Config, stages: Sequence[str]) -> None:
+    """Refuse what a stage would stumble over: an unknown decoder, a list with a mistake, lists of other classes."""
+    decoders = ["auto", *DECODERS]
+    if config.data.decoder not in decoders:
+        raise InputError(f"data.decoder is {config.data.decoder!r}, but must be one of {', '.join(decoders)}")
+    if "assigner" in stages and len(config.model.token_lengths) < 2:
+        raise InputError(
+            f"model.token_lengths is {config.model.token_lengths}: nothing to assign; give more lengths or stage=revit"
+        )
+    lists = {"revit": "train", "labels": config.labels.split, "assigner": config.labels.split, "test": "test"}
+    splits = {name: build_split(config, name) for name in dict.fromkeys(lists[stage] for stage in stages)}
+    names = {name: split.class_names for name, split in splits.items()}
+    for name, classes in names.items():
+        first = next(iter(names))
+        if classes != names[first]:
+            raise InputError(
+                f"the {first} list has {len(names[first])} classes, the {name} list {len(classes)}, or their names "
+                "differ; make them agree (lists without class names: data.num_classes says how many there are)"
+            )
 
 
 def build_device(config: Config) -> Device:
@@ -124,18 +151,18 @@ def check_classes(split: Split, class_names: Sequence[str], *, source: str) -> N
 def build_model(config: Config, num_classes: int) -> ReViT:
     """The backbone with fresh weights."""
     model, data = config.model, config.data
-    return create_model(
-        model.name,
-        num_classes=num_classes,
-        token_lengths=tuple(model.token_lengths),
-        num_frames=data.num_frames,
-        crop=data.crop,
-        patch_embed=model.patch_embed,
-        distill_token=model.distill_token,
-        drop_path=model.drop_path,
-        pos_init=model.pos_init,
-        **model.options,
-    )
+    settings = {
+        "num_classes": num_classes,
+        "token_lengths": tuple(model.token_lengths),
+        "num_frames": data.num_frames,
+        "crop": data.crop,
+        "patch_embed": model.patch_embed,
+        "distill_token": model.distill_token,
+        "drop_path": model.drop_path,
+    }
+    for key in settings.keys() & model.options.keys():
+        raise InputError(f"model.options holds {key!r}, which has a key of its own among model.* and data.*; set it there")
+    return create_model(model.name, **settings, **model.options)
 
 
 def build_assigner(config: Config) -> Assigner:
@@ -144,47 +171,35 @@ def build_assigner(config: Config) -> Assigner:
     return Assigner(len(config.model.token_lengths), width=tla.width, depth=tla.depth, image_size=tla.image_size)
 
 
-def train_views(config: Config) -> Callable[[int, random.Random], list[View]]:
+def pick_train_view(num_frames: int, rng: random.Random, *, data: DataConfig) -> list[View]:
     """One random clip of a video, as `VideoDataset.pick_views` wants it."""
-    data = config.data
-
-    def pick(num_frames: int, rng: random.Random) -> list[View]:
-        if data.sampling == "segments":
-            frames = segment_indices(num_frames, data.num_frames, rng)
-        else:
-            start = random_start(num_frames, data.num_frames, data.sampling_rate, rng)
-            frames = strided_indices(num_frames, data.num_frames, data.sampling_rate, start)
-        return [View(tuple(frames), 0, 1)]
-
-    return pick
+    if data.sampling == "segments":
+        frames = segment_indices(num_frames, data.num_frames, rng)
+    else:
+        start = random_start(num_frames, data.num_frames, data.sampling_rate, rng)
+        frames = strided_indices(num_frames, data.num_frames, data.sampling_rate, start)
+    return [View(tuple(frames), 0, 1)]
 
 
-def eval_views(config: Config, *, clips: int, crops: int) -> Callable[[int, random.Random], list[View]]:
+def pick_test_views(
+    num_frames: int, rng: random.Random, *, data: DataConfig, clips: int, crops: int
+) -> list[View]:
     """The views of a test video; the same ones every time."""
-    data = config.data
-
-    def pick(num_frames: int, rng: random.Random) -> list[View]:
-        return test_views(num_frames, data.num_frames, data.sampling_rate, clips, crops, sampling=data.sampling)
-
-    return pick
+    return test_views(num_frames, data.num_frames, data.sampling_rate, clips, crops, sampling=data.sampling)
 
 
-def middle_frame(pick: Callable[[int, random.Random], list[View]]) -> Callable[[int, random.Random], list[View]]:
-    """Of each view only the frame that the assigner looks at."""
-
-    def pick_middle(num_frames: int, rng: random.Random) -> list[View]:
-        return [replace(view, frames=(view.frames[len(view.frames) // 2],)) for view in pick(num_frames, rng)]
-
-    return pick_middle
+def pick_middle_frame(num_frames: int, rng: random.Random, *, pick: Callable[..., list[View]]) -> list[View]:
+    """Of each view that `pick` picks only the frame that the assigner looks at."""
+    return [replace(view, frames=(view.frames[len(view.frames) // 2],)) for view in pick(num_frames, rng)]
 
 
 def train_dataset(config: Config, samples: Sequence[VideoSample], *, one_frame: bool = False, flip_labels: dict | None = None) -> VideoDataset:
     """Random clips with augmentation; with `one_frame` only what the assigner sees of them."""
     data = config.data
-    pick = train_views(config)
+    pick = partial(pick_train_view, data=data)
     return VideoDataset(
         samples,
-        pick_views=middle_frame(pick) if one_frame else pick,
+        pick_views=partial(pick_middle_frame, pick=pick) if one_frame else pick,
         transform=TrainTransform(data.crop, jitter=data.train_jitter, flip=data.flip, flip_labels=flip_labels),
         decoder=data.decoder,
         cache=data.cache == "memory",
@@ -192,18 +207,34 @@ def train_dataset(config: Config, samples: Sequence[VideoSample], *, one_frame: 
     )
 
 
-def eval_job(config: Config, samples: Sequence[VideoSample], run: Device, *, clips: int = 1, crops: int = 1, one_frame: bool = False) -> EvalJob:
+def eval_job(
+    config: Config,
+    samples: Sequence[VideoSample],
+    run: Device | None,
+    *,
+    clips: int = 1,
+    crops: int = 1,
+    one_frame: bool = False,
+    max_unreadable: float = 1.0,
+) -> EvalJob:
     """A pass over a list with fixed views."""
     data = config.data
-    pick = eval_views(config, clips=clips, crops=crops)
+    pick = partial(pick_test_views, data=data, clips=clips, crops=crops)
     dataset = VideoDataset(
         samples,
-        pick_views=middle_frame(pick) if one_frame else pick,
+        pick_views=partial(pick_middle_frame, pick=pick) if one_frame else pick,
         transform=EvalTransform(data.crop, short_side=data.test_short_side),
         decoder=data.decoder,
     )
     per_batch = max(1, config.test.batch_size // (clips * crops))
-    return EvalJob(dataset, run, per_batch, config.test.batch_size, num_workers=data.num_workers)
+    return EvalJob(
+        dataset,
+        run,
+        per_batch,
+        config.test.batch_size,
+        num_workers=data.num_workers,
+        max_unreadable=max_unreadable,
+    )
 
 
 def flip_map(pairs: Sequence[Sequence[str]], class_names: Sequence[str]) -> dict[int, int]:
@@ -234,6 +265,11 @@ def revit_job(config: Config, run: Device) -> RevitJob:
     torch.manual_seed(config.seed)
     model = build_model(config, len(split.class_names))
     if config.model.init_from:
+        if revit.grow_share:
+            raise InputError(
+                "model.init_from gives all lengths their weights, and revit.grow_share would overwrite the longer ones; "
+                "set revit.grow_share=0"
+            )
         start_from(model, config.model.init_from)
     dataset = train_dataset(config, split.samples, flip_labels=flip_map(config.data.flip_labels, split.class_names))
     steps_per_epoch = max(1, len(dataset) // solver.batch_size)
@@ -259,6 +295,7 @@ def revit_job(config: Config, run: Device) -> RevitJob:
             hard=revit.hard,
             kl_order=revit.kl_order,
             feature_weight=revit.feature_transfer,
+            attention_weight=revit.attention_transfer,
         ),
         run=run,
         smoothing=solver.label_smoothing,
@@ -326,7 +363,8 @@ def labels_job(config: Config, folder: RunFolder, run: Device) -> LabelsJob:
     check_classes(split, state["class_names"], source=str(folder.revit))
     dtype = str(run.dtype).removeprefix("torch.")
     protocol = f"{config.labels.split} list, 1 centre view, crop {config.data.crop}, {dtype}"
-    return LabelsJob(model, eval_job(config, samples, run), protocol)
+    evaluation = eval_job(config, samples, run, max_unreadable=config.data.max_unreadable)
+    return LabelsJob(model, evaluation, protocol)
 
 
 def assigner_job(config: Config, folder: RunFolder, run: Device) -> AssignerJob:
@@ -355,6 +393,7 @@ def assigner_job(config: Config, folder: RunFolder, run: Device) -> AssignerJob:
         run=run,
         seed=config.seed,
         num_workers=config.data.num_workers,
+        max_unreadable=config.data.max_unreadable,
         identity=identity(config, split.class_names),
     )
 
@@ -365,18 +404,28 @@ def test_job(config: Config, checkpoint: Path, run: Device) -> tuple[TestJob, Sp
     split = build_split(config, "test")
     check_classes(split, state["class_names"], source=str(checkpoint))
     test = config.test
+    decoder = DEFAULT_DECODER if config.data.decoder == "auto" else config.data.decoder
     job = TestJob(
         model=model,
         assigner=trained_assigner(trained, state, source=checkpoint, run=run),
-        router=state["router"],
+        router=router_at(state["router"], config.router.budget),
         evaluation=eval_job(config, split.samples, run, clips=test.num_ensemble_views, crops=test.num_spatial_crops),
         num_clips=test.num_ensemble_views,
         num_crops=test.num_spatial_crops,
         batch_size=test.batch_size,
         throughput=test.throughput,
-        protocol=provenance(device=run.device, dtype=run.dtype, seed=config.seed, decoder=config.data.decoder),
+        protocol=provenance(device=run.device, dtype=run.dtype, seed=config.seed, decoder=decoder),
     )
     return job, split
+
+
+def router_at(router: dict, budget: float) -> dict:
+    """The router with the bias and the threshold of another budget, one of those that training solved."""
+    solved = {row["budget"]: row for row in [*router["curve"], router]}
+    if budget not in solved:
+        known = ", ".join(f"{number:g}" for number in sorted(solved))
+        raise InputError(f"router.budget is {budget:g}, but this checkpoint was solved for {known}")
+    return {**router, **{key: solved[budget][key] for key in ("budget", "bias", "threshold")}}
 
 
 def file_dataset(config: Config, *samples: VideoSample) -> VideoDataset:
@@ -418,8 +467,9 @@ def draw_report(config: Config, job: TestJob, split: Split, result: TestResult, 
         points={"adaptive": report["adaptive"], **report["baselines"]},
         title=f"{config.model.name} on {config.data.dataset}: {report['protocol']['num_scored']} videos",
     )
-    groups = length_groups(job, split, result, per_group=config.report.sheet_clips)
-    plot_length_sheet(folder / "lengths.png", groups=groups)
+    if config.report.sheet_clips:
+        groups = length_groups(job, split, result, per_group=config.report.sheet_clips)
+        plot_length_sheet(folder / "lengths.png", groups=groups)
 
 
 def length_groups(job: TestJob, split: Split, result: TestResult, *, per_group: int) -> dict[str, list[dict]]:

@@ -1,4 +1,4 @@
-"""The commands. `revit-video COMMAND ...` and the scripts in tools/ are the same functions; bad input ends in one line, exit code 2."""
+"""The commands: `revit-video COMMAND ...` and the scripts in tools/. Bad input ends in one line, exit code 2."""
 
 from __future__ import annotations
 
@@ -8,35 +8,55 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import NoReturn
 
 from revit_video.types import InputError
 
 Arguments = Sequence[str] | None
 
 
-def parser(manual: str | None) -> argparse.ArgumentParser:
+class Parser(argparse.ArgumentParser):
+    """Ends mistakes on the command line as every other mistake: one line, exit code 2."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message}; {self.prog} --help explains\n")
+
+
+def parser(manual: str | None) -> Parser:
     """An argument parser whose help is the tool's docstring."""
-    made = argparse.ArgumentParser(description=manual, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made = Parser(description=manual, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return made
 
 
-def run(command: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> int:
-    """Exit code of a command: 0 worked, 2 bad input (one line on stderr), 130 interrupted. Other errors are bugs and show themselves."""
+def run(command: Callable[[argparse.Namespace], int | None], made: Parser, argv: Arguments = None) -> int:
+    """Exit code of a command: 0 worked, 2 bad input (one line on stderr), 130 interrupted.
+
+    Options may stand anywhere between files and settings. What the system refuses (no right to write, no space
+    left) is bad input too; every other error is a bug and shows itself.
+    """
+    args = made.parse_intermixed_args(argv)
     try:
-        command(args)
-    except InputError as error:
+        return command(args) or 0
+    except (InputError, OSError) as error:
         if args.debug:
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    return 0
 
 
-def config_parser(manual: str | None) -> argparse.ArgumentParser:
+def one_line(error: Exception) -> str:
+    """The message of an error. From a worker process torch brings the whole traceback: its last line has ours."""
+    text = str(error).strip()
+    if text.startswith("Caught "):
+        text = text.splitlines()[-1].partition(": ")[2]
+    return " ".join(text.splitlines())
+
+
+def config_parser(manual: str | None) -> Parser:
     made = parser(manual)
     made.add_argument("--cfg", metavar="FILE", required=True, help="YAML file of the run")
     made.add_argument("overrides", nargs="*", metavar="key=value", help="settings that replace the file's")
@@ -52,40 +72,40 @@ def train(argv: Arguments = None, manual: str | None = None) -> int:
 
         run_stages(load_config(args.cfg, args.overrides))
 
-    return run(command, config_parser(manual).parse_args(argv))
+    return run(command, config_parser(manual), argv)
 
 
 def test(argv: Arguments = None, manual: str | None = None) -> int:
     """Test a trained recognizer, with the views of its own config or others."""
     made = parser(manual)
     made.add_argument("--checkpoint", metavar="FILE", required=True, help="recognizer.pt of a run")
-    made.add_argument("overrides", nargs="*", metavar="key=value", help="settings that replace the checkpoint's")
+    made.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="settings instead of the checkpoint's"
+    )
 
     def command(args: argparse.Namespace) -> None:
         from revit_video.pipeline import test_checkpoint
 
         test_checkpoint(Path(args.checkpoint), args.overrides)
 
-    return run(command, made.parse_args(argv))
+    return run(command, made, argv)
 
 
 def predict(argv: Arguments = None, manual: str | None = None) -> int:
-    """Predict the classes of files; a file that cannot be read is named and the others go on (exit code 2 at the end)."""
+    """Predict the classes of files. One that cannot be read is named, the others go on, the exit code is 2."""
     made = parser(manual)
     made.add_argument("files", nargs="+", metavar="FILE")
     made.add_argument("--checkpoint", metavar="FILE", required=True, help="recognizer.pt of a run")
-    made.add_argument("--length", default="adaptive", help="a token length of the model, or adaptive (default)")
+    made.add_argument("--length", default="adaptive", help="a token length, or adaptive (default)")
     made.add_argument("--top", type=int, default=5, metavar="N", help="how many classes to show")
     made.add_argument("--json", action="store_true", help="one JSON object per file and line")
     made.add_argument("--device", default="auto")
     made.add_argument("--dtype", default="auto")
 
-    def command(args: argparse.Namespace) -> None:
+    def command(args: argparse.Namespace) -> int:
         from revit_video.decode import DecodeError
         from revit_video.recognizer import Recognizer
 
-        if args.length != "adaptive" and not args.length.isdecimal():
-            raise InputError(f"--length is {args.length!r}, but must be a token length or adaptive")
         if args.top < 1:
             raise InputError(f"--top is {args.top}, but must be at least 1")
         recognizer = Recognizer.load(args.checkpoint, device=args.device, dtype=args.dtype)
@@ -94,22 +114,24 @@ def predict(argv: Arguments = None, manual: str | None = None) -> int:
             try:
                 prediction = recognizer.predict(path, length=args.length, top=args.top)
             except DecodeError as error:
+                if args.debug:
+                    raise
                 unreadable += 1
-                print(json.dumps({"path": path, "error": str(error)}) if args.json else f"{path}: not readable", flush=True)
+                shown = {"path": path, "error": str(error)} if args.json else f"{path}: not readable"
                 print(f"error: {error}", file=sys.stderr)
-                continue
-            print(json.dumps(asdict(prediction)) if args.json else _as_text(prediction), flush=True)
-        if unreadable:
-            raise InputError(f"{unreadable} of {len(args.files)} files could not be read; the others are above")
+            else:
+                shown = asdict(prediction) if args.json else _as_text(prediction)
+            print(json.dumps(shown) if args.json else shown, flush=True)
+        return 2 if unreadable else 0
 
-    return run(command, made.parse_args(argv))
+    return run(command, made, argv)
 
 
 def _as_text(prediction) -> str:
     lengths = ", ".join(map(str, prediction.token_lengths))
-    head = f"{prediction.path}  ({prediction.gmacs_per_view:.3g} GMACs per view; token lengths of its clips: {lengths})"
+    cost = f"{prediction.gmacs_per_view:.3g} GMACs per view; token lengths of its clips: {lengths}"
     pairs = zip(prediction.class_names, prediction.probabilities, strict=True)
-    return "\n".join([head, *(f"  {100 * p:5.1f}%  {name}" for name, p in pairs)])
+    return "\n".join([f"{prediction.path}  ({cost})", *(f"  {100 * p:5.1f}%  {name}" for name, p in pairs)])
 
 
 def flops(argv: Arguments = None, manual: str | None = None) -> int:
@@ -119,7 +141,8 @@ def flops(argv: Arguments = None, manual: str | None = None) -> int:
     made.add_argument("--token-lengths", type=int, nargs="+", metavar="N")
     made.add_argument("--num-classes", type=int, metavar="K")
     made.add_argument("--patch-embed", choices=("conv", "resize"))
-    made.add_argument("--class-token-only", action=argparse.BooleanOptionalAction, help="last block computes the class token alone")
+    switch, hint = argparse.BooleanOptionalAction, "the last block computes the class token alone"
+    made.add_argument("--class-token-only", action=switch, help=hint)
     made.add_argument("--json", metavar="FILE", help="write the rows there")
 
     def command(args: argparse.Namespace) -> None:
@@ -133,7 +156,7 @@ def flops(argv: Arguments = None, manual: str | None = None) -> int:
         if args.json:
             Path(args.json).write_text(json.dumps(rows, indent=2) + "\n")
 
-    return run(command, made.parse_args(argv))
+    return run(command, made, argv)
 
 
 COMMANDS = {"train": train, "test": test, "predict": predict, "flops": flops}
@@ -141,12 +164,14 @@ COMMANDS = {"train": train, "test": test, "predict": predict, "flops": flops}
 
 def main() -> None:
     """`revit-video COMMAND ...`"""
-    if len(sys.argv) < 2 or sys.argv[1] not in COMMANDS:
-        known = "\n".join(f"  {name:10} {command.__doc__}" for name, command in COMMANDS.items())
-        wanted = sys.argv[1] if len(sys.argv) > 1 else ""
-        print(f"usage: revit-video COMMAND ...  (each has --help)\n{known}", file=sys.stderr)
-        sys.exit(0 if wanted in ("-h", "--help") else 2)
-    sys.exit(COMMANDS[sys.argv[1]](sys.argv[2:], COMMANDS[sys.argv[1]].__doc__))
+    name = sys.argv[1] if len(sys.argv) > 1 else ""
+    if name in COMMANDS:
+        sys.exit(COMMANDS[name](sys.argv[2:], COMMANDS[name].__doc__))
+    asked = name in ("-h", "--help")
+    known = "\n".join(f"  {name:10} {command.__doc__}" for name, command in COMMANDS.items())
+    text = f"usage: revit-video COMMAND ...  (each has --help)\n{known}"
+    print(text, file=sys.stdout if asked else sys.stderr)
+    sys.exit(0 if asked else 2)
 
 
 if __name__ == "__main__":

@@ -55,10 +55,12 @@ class Recognizer:
         Raises:
             DecodeError: the file cannot be read. InputError: the model has no such length.
         """
-        level = None if length == "adaptive" else self.backbone.level_of(int(length))
+        level = None if length == "adaptive" else self._level_of(length)
         if level is None and not self.has_assigner:
-            lengths = ", ".join(map(str, self.backbone.token_lengths))
-            raise InputError(f"{self.source} has no assigner; choose a length ({lengths}) or give the run's recognizer.pt")
+            raise InputError(
+                f"{self.source} has no assigner; choose a length of {list(self.backbone.token_lengths)} "
+                "or give the run's recognizer.pt"
+            )
         test = self.config.test
         clips = self._views(str(path))  # (V, C, T, H, W)
         if level is None:
@@ -81,6 +83,11 @@ class Recognizer:
             token_lengths=tuple(self.backbone.token_lengths[i] for i in levels.tolist()),
             gmacs_per_view=cost,
         )
+
+    def _level_of(self, length: int | str) -> int:
+        if not str(length).isdecimal():
+            raise InputError(f"the length is {length!r}, but must be a token length or adaptive")
+        return self.backbone.level_of(int(length))
 
     def _views(self, path: str) -> torch.Tensor:
         """All test views of a file, normalised: (V, C, T, H, W)."""

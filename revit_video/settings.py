@@ -86,13 +86,11 @@ class ModelConfig:
     patch_embed: str = "conv"  # conv: a kernel per length | resize: the frame is resized per length
     distill_token: bool = True  # the shorter lengths carry a token that learns from the longest
     drop_path: float = 0.1  # chance that the last block is skipped; falls to 0 at the first
-    pos_init: str = "normal"  # normal | sine: what the position tables start from
     options: dict[str, Any] = field(default_factory=dict)  # more arguments of create_model: dim, depth, ...
     init_from: str = ""  # checkpoint to start from; its head is dropped if the number of classes differs
 
     def __post_init__(self) -> None:
         _one_of(self, "patch_embed", ("conv", "resize"))
-        _one_of(self, "pos_init", ("normal", "sine"))
         _within(self, 0, 0.99, "drop_path")
         lengths = self.token_lengths
         falling = sorted(set(lengths), reverse=True)
@@ -117,7 +115,6 @@ class SolverConfig:
     clip_grad: float = 1.0  # largest norm of the gradient; 0: off
     ema: float = 0.0  # decay of the averaged weights per step; 0: off
     label_smoothing: float = 0.0
-    eval_period: int = 5  # epochs
     log_period: int = 10  # steps
     checkpoint_period: int = 500  # steps
 
@@ -127,7 +124,7 @@ class SolverConfig:
         _above_zero(self, "base_lr", "muon_lr")
         _within(self, 0, math.inf, "weight_decay", "max_steps", "clip_grad")
         _within(self, 1, math.inf, "max_epoch", "batch_size")
-        _within(self, 1, math.inf, "eval_period", "log_period", "checkpoint_period")
+        _within(self, 1, math.inf, "log_period", "checkpoint_period")
         _within(self, 0, 0.99, "warmup_share", "label_smoothing")
         _within(self, 0, 0.999999, "momentum", "ema")
         rising = self.steps[:1] == [0] and self.steps == sorted(set(self.steps))
@@ -158,12 +155,10 @@ class ReViTConfig:
 class LabelsConfig:
     split: str = "train"  # train | val: the list whose videos get a length label
     max_videos: int = 0  # 0: all
-    rule: str = "shortest_right"  # the shortest length at which the model is right
     none_right: str = "longest"  # longest | shortest | drop: the label where no length is right
 
     def __post_init__(self) -> None:
         _one_of(self, "split", ("train", "val"))
-        _one_of(self, "rule", ("shortest_right",))
         _one_of(self, "none_right", ("longest", "shortest", "drop"))
         _within(self, 0, math.inf, "max_videos")
 
@@ -189,12 +184,10 @@ class AssignerConfig:
 
 @dataclass(frozen=True)
 class RouterConfig:
-    kind: str = "assigner"  # assigner: one look, then one length | cascade: longer while unsure
-    budget: float = 0.5  # mean cost, as a share of the longest length's GMACs; 1: always the longest
+    budget: float = 0.5  # mean cost, assigner included, as a share of the longest length's GMACs
     holdout_share: float = 0.3  # of the label split: the budget is solved on it, the assigner not trained
 
     def __post_init__(self) -> None:
-        _one_of(self, "kind", ("assigner", "cascade"))
         _check(self, "budget", 0 < self.budget <= 1, "above 0 and at most 1")
         _check(self, "holdout_share", 0 < self.holdout_share < 1, "between 0 and 1")
 

@@ -19,6 +19,8 @@ from revit_video.layers.patch_embed import build_patch_embed
 from revit_video.layers.positions import resize_grid_table, sine_grid, sine_table
 from revit_video.types import InputError, TokenGrid
 
+POS_INITS = ("normal", "sine")
+
 
 @dataclass(frozen=True)
 class Outputs:
@@ -29,6 +31,7 @@ class Outputs:
     features: (
         Tensor | None
     )  # (B, T, h, w, D), patches after the last norm; None where only the class token was computed
+    looks: Tensor | None = None  # (B, A, T, h, w), where the class token looks in the last block, if asked for
 
 
 def token_grids(
@@ -98,6 +101,9 @@ class ReViT(nn.Module):
         class_token_only: bool = False,
     ) -> None:
         super().__init__()
+        for name, value, known in (("attention", attention, BLOCKS), ("pos_init", pos_init, POS_INITS)):
+            if value not in known:
+                raise InputError(f"{name} is {value!r}, but must be one of: {', '.join(known)}")
         self.crop = (crop, crop) if isinstance(crop, int) else tuple(crop)
         self.token_lengths = tuple(token_lengths)
         self.grids = token_grids(self.token_lengths, num_frames=num_frames, crop=self.crop)
@@ -114,14 +120,13 @@ class ReViT(nn.Module):
         )
         self.time_table = nn.Parameter(torch.zeros(num_frames, dim)) if num_frames > 1 else None
         self.distill_tokens = nn.Parameter(torch.zeros(students, dim)) if students else None
-        rates = torch.linspace(0, drop_path, depth).tolist()
         self.blocks = nn.ModuleList(
             BLOCKS[attention](
                 dim,
                 heads,
                 mlp_ratio=mlp_ratio,
                 num_levels=len(self.grids),
-                drop_path_rate=rates[i],
+                drop_path_rate=drop_path * i / max(1, depth - 1),  # the later, the likelier
                 prefix_only=class_token_only and i == depth - 1,
             )
             for i in range(depth)
@@ -144,22 +149,26 @@ class ReViT(nn.Module):
             )
         return self.token_lengths.index(token_length)
 
-    def forward(self, clips: Tensor, level: int = 0, *, full_output: bool = False) -> Tensor | Outputs:
+    def forward(
+        self, clips: Tensor, level: int = 0, *, full_output: bool = False, with_looks: bool = False
+    ) -> Tensor | Outputs:
         """Logits (B, K) of clips (B, C, T, H, W) at one level; the mean of both heads where there are two.
 
-        `full_output` returns the heads apart, with the last features, for training (through `forward`, so that
-        wrappers such as DistributedDataParallel see the call).
+        `full_output` returns the heads apart, with the last features and, `with_looks`, the class token's
+        attention, for training (through `forward`, so that wrappers such as DistributedDataParallel see the call).
         """
         grid = self.grids[level]
         x, prefix = self.embed(clips, grid)
+        looks: list[Tensor] = []
         for block in self.blocks:
-            x = block(x, grid, prefix=prefix)
+            last = block is self.blocks[-1]
+            x = block(x, grid, prefix=prefix, looks=looks if with_looks and last else None)
         x = self.norm(x, level)
         features = None
         if x.shape[1] > prefix:
             features = rearrange(x[:, prefix:], "b (t h w) d -> b t h w d", t=grid.frames, h=grid.height)
         distill_logits = self.head_distill(x[:, 1]) if prefix == 2 else None
-        out = Outputs(self.head(x[:, 0]), distill_logits, features)
+        out = Outputs(self.head(x[:, 0]), distill_logits, features, *looks)
         if full_output:
             return out
         return out.logits if distill_logits is None else (out.logits + distill_logits) / 2
@@ -219,8 +228,6 @@ class ReViT(nn.Module):
         nn.init.trunc_normal_(self.class_token, std=0.02)
         if self.distill_tokens is not None:
             nn.init.trunc_normal_(self.distill_tokens, std=0.02)
-        if pos_init not in ("normal", "sine"):
-            raise InputError(f"pos_init is {pos_init!r}, but must be one of: normal, sine")
         for grid, table in zip(self.grids, self.pos_tables, strict=True):
             nn.init.trunc_normal_(table, std=0.02)
             if pos_init == "sine":

@@ -56,7 +56,7 @@ def generate_demo(
     *,
     num_train: int = 3000,
     num_val: int = 1000,
-    num_test: int = 800,
+    num_test: int = 1200,
     seed: int = 0,
     processes: int = 1,
     progress: Callable[[int, int], None] | None = None,

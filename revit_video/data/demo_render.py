@@ -16,7 +16,7 @@ from functools import cache
 
 import numpy as np
 
-VERSION = 1  # of the definition: one more whenever the pixels of a seed change
+VERSION = 2  # of the definition: one more whenever the pixels of a seed change
 
 CLASS_NAMES = ("left", "right", "up", "down", "towards", "away", "sway", "bob", "still", "pulse")
 HEADINGS = {"right": 0.0, "down": np.pi / 2, "left": np.pi, "up": -np.pi / 2}  # radians, y down
@@ -44,8 +44,8 @@ class Difficulty:
 
 DIFFICULTIES = {
     "easy": Difficulty(8, (13.0, 20.0), (0, 2), (0.45, 0.70), 0.0, (0.0, 4.0)),
-    "medium": Difficulty(7, (7.5, 11.5), (3, 6), (0.35, 0.55), 0.3, (2.0, 7.0)),
-    "hard": Difficulty(5, (3.5, 5.2), (8, 14), (0.20, 0.40), 0.5, (3.0, 9.0)),
+    "medium": Difficulty(6, (7.5, 11.5), (3, 6), (0.35, 0.55), 0.3, (2.0, 7.0)),
+    "hard": Difficulty(6, (2.4, 3.8), (8, 14), (0.40, 0.60), 0.3, (2.0, 6.0)),
 }
 
 

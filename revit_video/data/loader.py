@@ -50,7 +50,11 @@ def train_batches(
         len(dataset), batch_size=batch_size, total_steps=total_steps, seed=seed, start_step=start_step
     )
     return DataLoader(
-        dataset, batch_sampler=sampler, collate_fn=collate, num_workers=num_workers, persistent_workers=False
+        dataset,
+        batch_sampler=sampler,
+        collate_fn=collate,
+        num_workers=num_workers,
+        generator=torch.Generator(),  # starting the loader draws a number; a resumed run has to draw as the whole one
     )
 
 

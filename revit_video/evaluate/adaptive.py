@@ -5,6 +5,7 @@ Cost is the mean GMACs per view. Ways that look at a frame first pay for the ass
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -23,11 +24,15 @@ class Stored:
     labels: Tensor
     costs: tuple[float, ...]
 
+    @cached_property
+    def clip_scores(self) -> Tensor:
+        """Class probabilities of each clip at each level, the mean over its crops: (N, C, L, K)."""
+        return average_views(self.logits.transpose(2, 3))
+
     def video_scores(self, levels: Tensor) -> Tensor:
-        """Class probabilities (N, K) when each clip (N, C) runs at its own level."""
-        videos, clips, crops, _, classes = self.logits.shape
-        rows = levels[:, :, None, None, None].expand(videos, clips, crops, 1, classes)
-        return average_views(self.logits.gather(3, rows).squeeze(3).flatten(1, 2))
+        """Class probabilities (N, K) when each clip (N, C) runs at its own level: the mean over the clips."""
+        rows = levels[:, :, None, None].expand(-1, -1, 1, self.logits.shape[-1])
+        return self.clip_scores.gather(2, rows).squeeze(2).mean(dim=1)
 
     def hit(self, levels: Tensor) -> Tensor:
         """Which videos (N,) are right when their clips run at `levels` (N, C)."""
@@ -45,8 +50,8 @@ class Stored:
         return len(self.costs)
 
     def confidence(self) -> Tensor:
-        """Largest probability of each clip at each level, over the mean of its crops: (N, C, L)."""
-        return average_views(self.logits.transpose(2, 3)).amax(dim=-1)
+        """Largest probability of each clip at each level: (N, C, L)."""
+        return self.clip_scores.amax(dim=-1)
 
 
 def summary(stored: Stored, levels: Tensor, *, gmacs: float) -> dict[str, float]:
@@ -58,7 +63,7 @@ def summary(stored: Stored, levels: Tensor, *, gmacs: float) -> dict[str, float]
 
 def shares(levels: Tensor, num_levels: int) -> list[float]:
     """Fraction of clips at each level."""
-    return (torch.bincount(levels.flatten(), minlength=num_levels) / levels.numel()).tolist()
+    return (torch.bincount(levels.flatten(), minlength=num_levels).double() / levels.numel()).tolist()
 
 
 def random_hits(stored: Stored, levels: Tensor, *, draws: int = 200, seed: int = 0) -> Tensor:

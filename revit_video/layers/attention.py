@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from revit_video.types import InputError
+
 SHORT_SEQUENCE = 16  # keys; up to here two matrix products beat the fused kernel on a CPU
 
 
@@ -29,7 +31,7 @@ class Attention(nn.Module):
     def __init__(self, dim: int, heads: int, *, qkv_bias: bool = True) -> None:
         super().__init__()
         if dim % heads:
-            raise ValueError(f"dim={dim} is no multiple of heads={heads}")
+            raise InputError(f"dim={dim} is no multiple of heads={heads}; each head takes an equal part of it")
         self.heads = heads
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
         self.proj = nn.Linear(dim, dim)
@@ -51,6 +53,11 @@ class Attention(nn.Module):
             q = q.unflatten(-1, (self.heads, -1))
             k, v = kv.unflatten(-1, (2, self.heads, -1)).unbind(-3)
         return q.transpose(-3, -2), k.transpose(-3, -2), v.transpose(-3, -2)
+
+    def looks(self, x: Tensor, *, prefix: int) -> Tensor:
+        """How the first token's attention is spread over the tokens after the prefix: (..., A, N - prefix)."""
+        q, k, _ = self.project(x, queries=1)
+        return self.rows(q, k)[..., 0, prefix:]
 
     @staticmethod
     def rows(q: Tensor, k: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Transformer blocks. Tokens are (B, P + T*S, D): P prefix tokens (class, distillation), then the patches, frame by frame.
 
-`read` is how many prefix tokens the rest of the network reads. A last block with `prefix_only=True` computes those alone:
-the same class token, for fewer multiply-adds.
+A last block with `prefix_only=True` computes the prefix alone: the same class token, for fewer multiply-adds.
+A block that is given a list `looks` adds to it where the class token looks, (B, A, T, h, w), for attention transfer.
 """
 
 import torch
@@ -53,9 +53,15 @@ class JointBlock(nn.Module):
         self.norm2 = LengthNorm(dim, num_levels)
         self.mlp = Mlp(dim, int(dim * mlp_ratio))
 
-    def forward(self, x: Tensor, grid: TokenGrid, *, prefix: int) -> Tensor:
+    def forward(
+        self, x: Tensor, grid: TokenGrid, *, prefix: int, looks: list[Tensor] | None = None
+    ) -> Tensor:
         queries = prefix if self.prefix_only else None
-        seen = self.attn(self.norm1(x, grid.level), queries=queries)
+        tokens = self.norm1(x, grid.level)
+        if looks is not None:
+            spread = self.attn.looks(tokens, prefix=prefix)  # (B, A, T*S)
+            looks.append(spread.unflatten(-1, (grid.frames, grid.height, grid.width)))
+        seen = self.attn(tokens, queries=queries)
         x = x[:, :queries] + self._drop(seen)
         return x + self._drop(self.mlp(self.norm2(x, grid.level)))
 
@@ -109,14 +115,18 @@ class DividedBlock(nn.Module):
         self.norm2 = LengthNorm(dim, num_levels)
         self.mlp = Mlp(dim, int(dim * mlp_ratio))
 
-    def forward(self, x: Tensor, grid: TokenGrid, *, prefix: int) -> Tensor:
-        head, patches = (
-            x[:, :prefix],
-            x[:, prefix:].unflatten(1, (grid.frames, grid.per_frame)),
-        )  # (B, P, D), (B, T, S, D)
+    def forward(
+        self, x: Tensor, grid: TokenGrid, *, prefix: int, looks: list[Tensor] | None = None
+    ) -> Tensor:
+        head = x[:, :prefix]  # (B, P, D)
+        patches = x[:, prefix:].unflatten(1, (grid.frames, grid.per_frame))  # (B, T, S, D)
         patches = patches + self.time(patches, grid)
         frames = torch.cat([head[:, None].expand(-1, grid.frames, -1, -1), patches], dim=2)  # (B, T, P+S, D)
-        seen = self.attn(self.norm1(frames, grid.level), queries=prefix if self.prefix_only else None)
+        frames = self.norm1(frames, grid.level)
+        if looks is not None:
+            spread = self.attn.looks(frames, prefix=prefix).transpose(1, 2)  # (B, A, T, S)
+            looks.append(spread.unflatten(-1, (grid.height, grid.width)))
+        seen = self.attn(frames, queries=prefix if self.prefix_only else None)
         seen = drop_path(seen, self.drop_path_rate, training=self.training, rows=(0, 1))
         head = head + seen[:, :, :prefix].mean(dim=1)
         if self.prefix_only:

@@ -12,14 +12,18 @@ def patch_and_padding(crop: int, tokens: int) -> tuple[int, int, int]:
     """Kernel (= stride) and the padding before and after that give exactly `tokens` patches along `crop` pixels.
 
     224 px:  14 -> (16, 0, 0)   10 -> (24, 8, 8)   7 -> (32, 0, 0)
+
+    The smallest patch that covers the crop; of an even crop the smallest even one, as the paper's 24 (not 23) px.
     """
-    patch = math.ceil(crop / tokens)
-    padding = patch * tokens - crop
-    if padding >= patch:
-        raise InputError(
-            f"a crop of {crop} px cannot be split into {tokens} patches; use fewer tokens or a larger crop"
-        )
-    return patch, padding // 2, padding - padding // 2
+    smallest = math.ceil(crop / tokens)
+    for patch in (smallest + (smallest % 2 if crop % 2 == 0 else 0), smallest):
+        padding = patch * tokens - crop
+        before, after = padding // 2, padding - padding // 2
+        if after < patch:  # else the last patch would hold nothing of the picture
+            return patch, before, after
+    raise InputError(
+        f"a crop of {crop} px cannot be split into {tokens} patches; use fewer tokens or a larger crop"
+    )
 
 
 class ConvPatchEmbed(nn.Module):

@@ -1,6 +1,7 @@
 """A budget in place of an argmax: one number, solved on held-out clips, moves a trained router along its accuracy-cost curve."""
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -31,9 +32,12 @@ def solve_bias(logits: Tensor, costs: Sequence[float], *, budget: float) -> floa
             f"a budget of {budget:.4g} GMACs cannot be met: the shortest length alone costs {costs[-1]:.4g}; "
             f"give one between that and {costs[0]:.4g}"
         )
-    return _bisect(
-        lambda bias: mean_cost(biased_levels(logits, costs, bias), costs) <= budget, low=-100.0, high=100.0
-    )
+    scores = logits.log_softmax(dim=-1)
+    spread = (scores.amax(dim=-1) - scores.amin(dim=-1)).max().item()
+    step = min(longer - shorter for longer, shorter in pairwise(costs)) / costs[0]
+    reach = 1 + spread / step  # from here on the bias alone decides
+    fits = lambda bias: mean_cost(biased_levels(logits, costs, bias), costs) <= budget  # noqa: E731
+    return _bisect(fits, low=-reach, high=reach)
 
 
 def cascade_levels(confidence: Tensor, threshold: float) -> Tensor:
@@ -54,7 +58,8 @@ def solve_threshold(confidence: Tensor, costs: Sequence[float], *, budget: float
     totals = cascade_costs(costs)
     if budget < totals[-1]:
         raise InputError(
-            f"a budget of {budget:.4g} GMACs cannot be met: the cascade's first pass alone costs {totals[-1]:.4g}"
+            f"a budget of {budget:.4g} GMACs cannot be met: the cascade's first pass alone costs {totals[-1]:.4g}; "
+            f"give one between that and {totals[0]:.4g}"
         )
     fits = lambda threshold: mean_cost(cascade_levels(confidence, threshold), totals) <= budget  # noqa: E731
     return -_bisect(lambda negative: fits(-negative), low=-1.0001, high=0.0)

@@ -43,8 +43,8 @@ class LengthLabels:
             raise InputError(f"no length labels at {path}; run stage=labels first")
         try:
             fields = json.loads(Path(path).read_text())
-            labels = cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
-        except (json.JSONDecodeError, TypeError) as error:
+            labels = cls(**{name: _as_tuples(value) for name, value in fields.items()})
+        except (ValueError, TypeError, AttributeError) as error:
             raise InputError(
                 f"{path} is no file of length labels ({error}); run stage=labels again"
             ) from None
@@ -57,6 +57,11 @@ class LengthLabels:
                     f"{path} was made with another {what} ({theirs[:12]}, not {ours[:12]}); run stage=labels again"
                 )
         return labels
+
+
+def _as_tuples(value: object) -> object:
+    """Lists, which JSON made of tuples, as tuples again."""
+    return tuple(map(_as_tuples, value)) if isinstance(value, list) else value
 
 
 def split_digest(paths: Sequence[str], labels: Sequence[int]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -10,7 +11,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from revit_video.data.dataset import Batch, VideoDataset
+from revit_video.data.dataset import Batch, UnreadableLimit, VideoDataset
 from revit_video.data.loader import train_batches
 from revit_video.routing.assigner import Assigner
 from revit_video.routing.budget import solve_bias, solve_threshold
@@ -22,7 +23,6 @@ from revit_video.train.log import RunLog
 from revit_video.train.loop import fit
 from revit_video.train.optim import build_schedules
 from revit_video.types import InputError
-
 
 CURVE_BUDGETS = tuple(round(0.2 + 0.05 * i, 2) for i in range(17))  # of the longest length's cost, 0.20 to 1.00
 
@@ -48,11 +48,13 @@ class AssignerJob:
     run: Device
     seed: int = 0
     num_workers: int = 0
+    max_unreadable: float = 0.01
     identity: dict = field(default_factory=dict)
 
 
 def train_assigner(job: AssignerJob, folder: RunFolder, log: RunLog) -> None:
-    """Train on one part of the labels, solve the budget's bias on the rest; leaves the assigner and the joint checkpoint."""
+    """Train on a part of the labels, solve the budget's bias on the rest; leaves assigner and joint checkpoint."""
+    check_budget(job)
     paths, truth = [s.path for s in job.samples], [s.label for s in job.samples]
     labels = LengthLabels.load(
         folder.labels, checkpoint_sha256=file_digest(folder.revit), split_sha256=split_digest(paths, truth)
@@ -69,12 +71,15 @@ def train_assigner(job: AssignerJob, folder: RunFolder, log: RunLog) -> None:
         )
 
     assigner = job.assigner.to(job.run.device)
-    weight = class_weights(
-        torch.tensor([s.label for s in training]), num_levels=len(job.costs), kind=job.class_weight
-    )
+    levels = torch.tensor([s.label for s in training], device=job.run.device)
+    weight = class_weights(levels, num_levels=len(job.costs), kind=job.class_weight)
     total = max(1, job.epochs * len(training) // job.batch_size)
+    limit = UnreadableLimit(len(training), max_share=job.max_unreadable, warn=log.say)
 
     def step(number: int, batch: Batch) -> dict[str, float]:
+        limit.check(batch)
+        if not len(batch.labels):
+            return {"loss": 0.0}
         clips = job.run.to_clips(batch.clips.flatten(0, 1))
         return assigner_step(assigner, clips, batch.labels.to(job.run.device), class_weight=weight)
 
@@ -106,7 +111,18 @@ def train_assigner(job: AssignerJob, folder: RunFolder, log: RunLog) -> None:
         {"kind": "assigner", "assigner": state, "router": router, **job.identity}, folder.assigner
     )
     backbone = load_checkpoint(folder.revit, kind="revit")
-    save_checkpoint(backbone | {"kind": "recognizer", "assigner": state, "router": router}, folder.recognizer)
+    joint = {"kind": "recognizer", "assigner": state, "router": router, **job.identity}
+    save_checkpoint(backbone | joint, folder.recognizer)
+
+
+def check_budget(job: AssignerJob) -> None:
+    """Refuse a budget that no bias can meet, before the training and not after it."""
+    least, most = job.costs[-1] + job.assigner_cost, job.costs[0]
+    if job.budget * most < least:
+        raise InputError(
+            f"router.budget={job.budget:g} of the longest length's {most:.4g} GMACs cannot be met: the shortest length "
+            f"and the assigner cost {least:.4g}; give a budget from {math.ceil(1000 * least / most) / 1000:g} to 1"
+        )
 
 
 def solve_router(job: AssignerJob, logits: Tensor, confidence: Tensor) -> dict:

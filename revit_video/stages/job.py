@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor
 
 from revit_video.backbones.core import ReViT
-from revit_video.data.dataset import VideoDataset
+from revit_video.data.dataset import Batch, UnreadableLimit, VideoDataset
 from revit_video.data.loader import eval_batches
 from revit_video.evaluate.run import Scores, score_views
 from revit_video.routing.assigner import Assigner
@@ -33,6 +32,7 @@ class RunFolder:
     assigner = property(lambda self: self.path / "checkpoints" / "assigner.pt")
     recognizer = property(lambda self: self.path / "recognizer.pt")  # backbone, assigner and bias in one file
     report = property(lambda self: self.path / "report.json")
+    log = property(lambda self: self.path / "log.jsonl")  # only training writes one
 
 
 @dataclass(frozen=True)
@@ -57,30 +57,35 @@ def all_levels(model: ReViT, assigner: Assigner | None = None) -> Callable[[Tens
 
 @dataclass
 class EvalJob:
-    """A pass over a list with evaluation views: the labels stage and the test."""
+    """A pass over a list with evaluation views: the labels stage and the test.
+
+    max_unreadable: share of the list that may be unreadable before the pass stops.
+    """
 
     dataset: VideoDataset
     run: Device
     videos_per_batch: int
     views_per_forward: int
     num_workers: int = 0
+    max_unreadable: float = 1.0
 
     def score(self, predict: Callable, log: RunLog, *, title: str) -> Scores:
         batches = eval_batches(
             self.dataset, videos_per_batch=self.videos_per_batch, num_workers=self.num_workers
         )
+        limit = UnreadableLimit(len(self.dataset), max_share=self.max_unreadable, warn=log.say)
         with log.progress(title, len(self.dataset), unit="video") as line:
             return score_views(
                 predict,
-                batches,
+                watched(batches, limit),
                 to_clips=partial(self.run.to_clips, dtype=self.run.dtype),
                 views_per_forward=self.views_per_forward,
                 advance=line.advance,
             )
 
 
-def write_json(value: dict, path: Path) -> None:
-    """Indented JSON, whole or absent."""
-    partial_path = path.with_name(path.name + ".partial")
-    partial_path.write_text(json.dumps(value, indent=2) + "\n")
-    partial_path.replace(path)
+def watched(batches: Iterable[Batch], limit: UnreadableLimit) -> Iterator[Batch]:
+    """The batches as they are; unreadable videos are named, and stop the pass where they are too many."""
+    for batch in batches:
+        limit.check(batch)
+        yield batch

@@ -37,8 +37,8 @@ def label_lengths(job: LabelsJob, folder: RunFolder, log: RunLog) -> None:
         protocol=job.protocol,
         indices=tuple(scores.indices.tolist()),
         correct=tuple(map(tuple, correct.tolist())),
-        losses=rounded(losses),
-        confidences=rounded(logits.softmax(dim=-1).amax(dim=-1)),
+        losses=rounded(losses, 5),
+        confidences=rounded(logits.softmax(dim=-1).amax(dim=-1), 8),  # many are close to 1: a threshold parts them
     ).save(folder.labels)
     right = ", ".join(
         f"{n}: {100 * c:.1f}%"
@@ -47,6 +47,6 @@ def label_lengths(job: LabelsJob, folder: RunFolder, log: RunLog) -> None:
     log.say(f"labels: {len(correct)} videos; right at length {right}")
 
 
-def rounded(rows: torch.Tensor) -> tuple[tuple[float, ...], ...]:
-    """A matrix as nested tuples with 5 decimals, for JSON."""
-    return tuple(tuple(round(x, 5) for x in row) for row in rows.tolist())
+def rounded(rows: torch.Tensor, decimals: int) -> tuple[tuple[float, ...], ...]:
+    """A matrix as nested tuples, for JSON."""
+    return tuple(tuple(round(x, decimals) for x in row) for row in rows.tolist())

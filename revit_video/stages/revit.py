@@ -57,6 +57,8 @@ def train_revit(job: RevitJob, folder: RunFolder, log: RunLog) -> None:
 
     def step(number: int, batch: Batch) -> dict[str, float]:
         limit.check(batch)
+        if not len(batch.labels):
+            return {"loss": 0.0}  # every video of the batch is unreadable: no gradients, so nothing moves
         if number == job.grow_at and number > 0:
             for network in {id(m): m for m in holders.values()}.values():
                 network.grow(last)
@@ -107,6 +109,7 @@ def train_revit(job: RevitJob, folder: RunFolder, log: RunLog) -> None:
     save_checkpoint(
         {"kind": "revit", "model": weights, "step": job.total_steps, **job.identity}, folder.revit
     )
+    folder.progress.unlink(missing_ok=True)
 
 
 def _resume(path: Path, holders: dict, moving: Sequence, log: RunLog) -> int:

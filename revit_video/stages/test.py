@@ -9,7 +9,15 @@ import torch
 from torch import Tensor
 
 from revit_video.backbones.core import ReViT
-from revit_video.evaluate.adaptive import Stored, oracle_baseline, random_baseline, random_hits, shares, summary, tag_table
+from revit_video.evaluate.adaptive import (
+    Stored,
+    oracle_baseline,
+    random_baseline,
+    random_hits,
+    shares,
+    summary,
+    tag_table,
+)
 from revit_video.evaluate.metrics import paired_difference
 from revit_video.report.throughput import interleave
 from revit_video.routing.assigner import Assigner

@@ -52,9 +52,9 @@ def fit(
                     raise InputError(
                         f"{skipped} steps with a gradient that is not finite; lower solver.base_lr or set solver.clip_grad"
                     )
+            report |= {"lr": optimizers[-1].param_groups[0]["lr"], "grad_norm": norm.item()}
             for schedule in schedules:
                 schedule.step()
-            report |= {"lr": optimizers[-1].param_groups[0]["lr"], "grad_norm": norm.item()}
             if number % log_period == 0 or number == total_steps - 1:
                 log.scalars(stage, number, report)
             line.advance(note=f"loss {report['loss']:.3f}")

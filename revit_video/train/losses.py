@@ -16,6 +16,7 @@ class Distillation:
     weight: the paper's lambda. temperature: its tau. hard: the teacher's class in place of its distribution.
     kl_order: `teacher_student` is KL(teacher || student), the usual one; `student_teacher` is the order the paper prints.
     feature_weight: of the mean squared error between the teacher's last features, pooled to the student's grid, and the student's.
+    attention_weight: of the KL divergence between where the teacher's and the student's class token look in the last block.
     """
 
     weight: float = 0.5
@@ -23,6 +24,7 @@ class Distillation:
     hard: bool = False
     kl_order: str = "teacher_student"
     feature_weight: float = 0.0
+    attention_weight: float = 0.0
 
     def __post_init__(self) -> None:
         if self.kl_order not in ("teacher_student", "student_teacher"):
@@ -43,6 +45,16 @@ def feature_loss(student: Tensor, teacher: Tensor) -> Tensor:
     """Mean squared error of features (B, T, h, w, D); the teacher's are average-pooled to the student's grid."""
     pooled = F.adaptive_avg_pool2d(teacher.detach().flatten(0, 1).movedim(-1, 1).float(), student.shape[2:4])
     return F.mse_loss(student.flatten(0, 1).movedim(-1, 1).float(), pooled)
+
+
+def attention_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """KL(teacher || student) of the places (B, A, T, h, w) where the class token looks; mean over clips and heads.
+
+    The teacher's map is average-pooled to the student's grid; then each head's map adds up to one over the clip.
+    """
+    pooled = F.adaptive_avg_pool2d(teacher.detach().flatten(0, 1), student.shape[-2:])
+    theirs, ours = (F.normalize(maps.float().flatten(1), p=1) for maps in (pooled, student.flatten(0, 1)))
+    return F.kl_div(ours.clamp_min(1e-12).log(), theirs, reduction="batchmean")
 
 
 def soft_cross_entropy(logits: Tensor, targets: Tensor, *, smoothing: float = 0.0) -> Tensor:

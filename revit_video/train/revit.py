@@ -8,11 +8,13 @@ from torch import Tensor, nn
 from revit_video.backbones.core import Outputs
 from revit_video.train.losses import (
     Distillation,
+    attention_loss,
     correct_rows,
     distillation_loss,
     feature_loss,
     soft_cross_entropy,
 )
+from revit_video.types import InputError
 
 
 def revit_step(
@@ -34,16 +36,20 @@ def revit_step(
     teacher: Outputs | None = None
     for level in levels:
         with autocast():
-            out = model(clips, level, full_output=True)
+            out = model(clips, level, full_output=True, with_looks=distillation.attention_weight > 0)
+        if distillation.feature_weight and out.features is None:
+            raise InputError(
+                "feature transfer reads the patches of the last block, which this model leaves out; "
+                "set model.options.class_token_only=false or revit.feature_transfer=0"
+            )
         loss = level_loss(out, labels, teacher=teacher, distillation=distillation, smoothing=smoothing)
         loss.backward()
         report[f"loss/level{level}"] = loss.item()
         report[f"clip@1/level{level}"] = 100.0 * correct_rows(out.logits, labels).float().mean().item()
         if teacher is None:
-            features = (
-                out.features.detach() if out.features is not None and distillation.feature_weight else None
-            )
-            teacher = Outputs(out.logits.detach().float(), None, features)
+            features = out.features.detach() if distillation.feature_weight else None
+            looks = out.looks.detach() if distillation.attention_weight else None
+            teacher = Outputs(out.logits.detach().float(), None, features, looks)
     report["loss"] = sum(report[f"loss/level{level}"] for level in levels) / len(levels)
     return report
 
@@ -62,4 +68,6 @@ def level_loss(
     loss = (1 - weight) * loss + weight * distillation_loss(student.float(), teacher.logits, distillation)
     if distillation.feature_weight:
         loss = loss + distillation.feature_weight * feature_loss(out.features, teacher.features)
+    if distillation.attention_weight:
+        loss = loss + distillation.attention_weight * attention_loss(out.looks, teacher.looks)
     return loss

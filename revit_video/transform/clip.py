@@ -73,8 +73,7 @@ def resize_short_side(frames: np.ndarray, short_side: int) -> np.ndarray:
     height, width = frames.shape[1:3]
     if min(height, width) == short_side:
         return frames
-    scale = short_side / min(height, width)
-    size = [short_side, int(width * scale)] if height <= width else [int(height * scale), short_side]
+    size = [side * short_side // min(height, width) for side in (height, width)]
     return F.resize(as_clip(frames), size, antialias=True).permute(0, 2, 3, 1).contiguous().numpy()
 
 
