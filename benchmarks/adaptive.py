@@ -1,9 +1,11 @@
-"""Do the saved multiply-adds become saved seconds? Adaptive against the longest length, in one process, in turns.
+"""Do the saved multiply-adds become saved seconds? Adaptive against the longest length, in one process, in
+turns.
 
     python benchmarks/adaptive.py --checkpoint output/demo/recognizer.pt data.root=output/demo_data
 
-For float32 and bfloat16: clips/s of each length and of the adaptive way (assigner, regrouping, backbone, order restored) on
-the same clips, and the speed-up over the longest length divided by what the GMACs of these clips promise.
+For float32 and bfloat16: clips/s of each length and of the adaptive way (assigner, regrouping, backbone,
+order restored) on the same clips, and the speed-up over the longest length divided by what the GMACs of these
+clips promise.
 """
 
 import sys
@@ -33,22 +35,19 @@ def main() -> int:
 
     def command(args) -> None:
         from revit_video import build
-        from revit_video.stages.test import time_lengths
+        from revit_video.stages.test import timing
 
         rows = []
         for dtype in ("float32", "bfloat16"):
             config = build.checkpoint_config(Path(args.checkpoint), [*args.overrides, f"dtype={dtype}"])
             run = build.build_device(config)
             job, _ = build.test_job(config, Path(args.checkpoint), run)
-            seen = time_lengths(job, repeats=args.repeats)
-            rows += [
-                {"dtype": dtype, "what": f"{n}x{n}", "clips_per_s": rate}
-                for n, rate in seen["clips_per_s"].items()
-            ]
-            rows.append(
-                {"dtype": dtype, "what": "assigner alone", "clips_per_s": seen["assigner_clips_per_s"]}
-            )
-            rows.append({"dtype": dtype, "what": "adaptive", **seen["adaptive"]})
+            seen = timing(job, repeats=args.repeats)
+            for name, rate in seen["clips_per_s"].items():
+                rows.append({"dtype": dtype, "what": str(name), "clips_per_s": rate})
+            rows[-1] |= {
+                key: seen[key] for key in ("speed_up", "gmacs_ratio", "follows")
+            }  # adaptive, the last
         console_table(rows, COLUMNS, title=f"{seen['num_clips']} clips, batches of {seen['batch_size']}")
         for key, value in provenance(device=run.device, dtype="both", seed=None).items():
             print(f"{key}: {value}")

@@ -2,7 +2,8 @@
 
     python benchmarks/seeds.py output/demo output/demo_seed1 output/demo_seed2
 
-Reads each folder's report.json. Rows: every fixed length, the adaptive choice, the baselines; then the shares by tag.
+Reads each folder's report.json. Rows: every fixed length, the adaptive choice, the baselines; then the shares
+by tag.
 """
 
 import json

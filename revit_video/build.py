@@ -67,7 +67,9 @@ def checkpoint_config(checkpoint: Path, overrides: Sequence[str]) -> Config:
     config = override_config(trained, overrides)
     for group in ("model", "assigner"):
         if getattr(config, group) != getattr(trained, group):
-            raise InputError(f"{checkpoint} holds trained networks, so {group}.* cannot change; train anew for that")
+            raise InputError(
+                f"{checkpoint} holds trained networks, so {group}.* cannot change; train anew for that"
+            )
     return config
 
 
@@ -144,8 +146,17 @@ def check_classes(split: Split, class_names: Sequence[str], *, source: str) -> N
     """Refuse a list whose classes are not the model's, in the model's order."""
     if list(split.class_names) != list(class_names):
         ours, theirs = list(class_names), list(split.class_names)
-        first = next((f"class {i} is {b!r} in the data, {a!r} in the model" for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), "")
-        raise InputError(f"{source} has {len(ours)} classes, the data {len(theirs)}{'; ' * bool(first)}{first}; use the data it was trained on")
+        first = next(
+            (
+                f"class {i} is {b!r} in the data, {a!r} in the model"
+                for i, (a, b) in enumerate(zip(ours, theirs, strict=False))
+                if a != b
+            ),
+            "",
+        )
+        raise InputError(
+            f"{source} has {len(ours)} classes, the data {len(theirs)}{'; ' * bool(first)}{first}; use the data it was trained on"
+        )
 
 
 def build_model(config: Config, num_classes: int) -> ReViT:
@@ -161,14 +172,18 @@ def build_model(config: Config, num_classes: int) -> ReViT:
         "drop_path": model.drop_path,
     }
     for key in settings.keys() & model.options.keys():
-        raise InputError(f"model.options holds {key!r}, which has a key of its own among model.* and data.*; set it there")
+        raise InputError(
+            f"model.options holds {key!r}, which has a key of its own among model.* and data.*; set it there"
+        )
     return create_model(model.name, **settings, **model.options)
 
 
 def build_assigner(config: Config) -> Assigner:
     """The assigner with fresh weights."""
     tla = config.assigner
-    return Assigner(len(config.model.token_lengths), width=tla.width, depth=tla.depth, image_size=tla.image_size)
+    return Assigner(
+        len(config.model.token_lengths), width=tla.width, depth=tla.depth, image_size=tla.image_size
+    )
 
 
 def pick_train_view(num_frames: int, rng: random.Random, *, data: DataConfig) -> list[View]:
@@ -193,14 +208,22 @@ def pick_middle_frame(num_frames: int, rng: random.Random, *, pick: Callable[...
     return [replace(view, frames=(view.frames[len(view.frames) // 2],)) for view in pick(num_frames, rng)]
 
 
-def train_dataset(config: Config, samples: Sequence[VideoSample], *, one_frame: bool = False, flip_labels: dict | None = None) -> VideoDataset:
+def train_dataset(
+    config: Config,
+    samples: Sequence[VideoSample],
+    *,
+    one_frame: bool = False,
+    flip_labels: dict | None = None,
+) -> VideoDataset:
     """Random clips with augmentation; with `one_frame` only what the assigner sees of them."""
     data = config.data
     pick = partial(pick_train_view, data=data)
     return VideoDataset(
         samples,
         pick_views=partial(pick_middle_frame, pick=pick) if one_frame else pick,
-        transform=TrainTransform(data.crop, jitter=data.train_jitter, flip=data.flip, flip_labels=flip_labels),
+        transform=TrainTransform(
+            data.crop, jitter=data.train_jitter, flip=data.flip, flip_labels=flip_labels
+        ),
         decoder=data.decoder,
         cache=data.cache == "memory",
         seed=config.seed,
@@ -243,7 +266,9 @@ def flip_map(pairs: Sequence[Sequence[str]], class_names: Sequence[str]) -> dict
     for left, right in pairs:
         for name in (left, right):
             if name not in class_names:
-                raise InputError(f"data.flip_labels names the class {name!r}, which the data does not have: {list(class_names)[:20]}")
+                raise InputError(
+                    f"data.flip_labels names the class {name!r}, which the data does not have: {list(class_names)[:20]}"
+                )
         a, b = class_names.index(left), class_names.index(right)
         swaps |= {a: b, b: a}
     return swaps
@@ -271,7 +296,9 @@ def revit_job(config: Config, run: Device) -> RevitJob:
                 "set revit.grow_share=0"
             )
         start_from(model, config.model.init_from)
-    dataset = train_dataset(config, split.samples, flip_labels=flip_map(config.data.flip_labels, split.class_names))
+    dataset = train_dataset(
+        config, split.samples, flip_labels=flip_map(config.data.flip_labels, split.class_names)
+    )
     steps_per_epoch = max(1, len(dataset) // solver.batch_size)
     total = solver.max_steps or solver.max_epoch * steps_per_epoch
     return RevitJob(
@@ -324,7 +351,9 @@ def start_from(model: ReViT, path: str) -> None:
     """Weights of another run of the same architecture; heads keep their fresh weights if the number of classes differs."""
     state = load_checkpoint(path)
     if "model" not in state or "class_names" not in state:
-        raise InputError(f"{path} holds {state['kind']!r}; expected a trained backbone (checkpoints/revit.pt or recognizer.pt)")
+        raise InputError(
+            f"{path} holds {state['kind']!r}; expected a trained backbone (checkpoints/revit.pt or recognizer.pt)"
+        )
     theirs, ours = dict(state["model"]), model.state_dict()
     if theirs["head.weight"].shape != ours["head.weight"].shape:
         theirs |= {name: value for name, value in ours.items() if name.startswith("head")}
@@ -409,7 +438,9 @@ def test_job(config: Config, checkpoint: Path, run: Device) -> tuple[TestJob, Sp
         model=model,
         assigner=trained_assigner(trained, state, source=checkpoint, run=run),
         router=router_at(state["router"], config.router.budget),
-        evaluation=eval_job(config, split.samples, run, clips=test.num_ensemble_views, crops=test.num_spatial_crops),
+        evaluation=eval_job(
+            config, split.samples, run, clips=test.num_ensemble_views, crops=test.num_spatial_crops
+        ),
         num_clips=test.num_ensemble_views,
         num_crops=test.num_spatial_crops,
         batch_size=test.batch_size,
@@ -431,14 +462,18 @@ def router_at(router: dict, budget: float) -> dict:
 def file_dataset(config: Config, *samples: VideoSample) -> VideoDataset:
     """Files outside any list, with the test views of the config."""
     test = config.test
-    return eval_job(config, samples, None, clips=test.num_ensemble_views, crops=test.num_spatial_crops).dataset
+    return eval_job(
+        config, samples, None, clips=test.num_ensemble_views, crops=test.num_spatial_crops
+    ).dataset
 
 
 def recognizer_parts(checkpoint: Path, *, device: str, dtype: str) -> dict:
     """The fields of a `Recognizer` from a joint checkpoint or a backbone's."""
     state = load_checkpoint(checkpoint)
     if state["kind"] not in ("recognizer", "revit"):
-        raise InputError(f"{checkpoint} holds {state['kind']!r}; expected recognizer.pt or checkpoints/revit.pt of a run")
+        raise InputError(
+            f"{checkpoint} holds {state['kind']!r}; expected recognizer.pt or checkpoints/revit.pt of a run"
+        )
     run = build_device(replace(config_from_dict(state["config"]), device=device, dtype=dtype))
     model, config, state = trained_model(checkpoint, kind=state["kind"], run=run)
     whole = state["kind"] == "recognizer"
@@ -482,7 +517,9 @@ def length_groups(job: TestJob, split: Split, result: TestResult, *, per_group: 
         groups[f"{name} ({length}x{length})"] = [
             {
                 "frames": job.evaluation.dataset[(0, index)].clips[0].permute(0, 2, 3, 1).numpy(),
-                "caption": " \u00b7 ".join(filter(None, (split.class_names[split.samples[index].label], split.samples[index].tag))),
+                "caption": " \u00b7 ".join(
+                    filter(None, (split.class_names[split.samples[index].label], split.samples[index].tag))
+                ),
             }
             for index in chosen
         ]

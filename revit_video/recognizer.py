@@ -1,7 +1,7 @@
 """From a video file to class names: what a user of a trained model wants.
 
-    recognizer = Recognizer.load("output/demo/recognizer.pt")
-    prediction = recognizer.predict("a.mp4")
+recognizer = Recognizer.load("output/demo/recognizer.pt")
+prediction = recognizer.predict("a.mp4")
 """
 
 from __future__ import annotations

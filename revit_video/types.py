@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 
 class InputError(ValueError):
-    """Something the user gave is wrong. The message is one line: what was got, what was expected, what to try.
+    """Something the user gave is wrong. The message is one line: what was got, what was expected, what to
+    try.
 
     Tools print it without a traceback and exit with code 2; every other exception is a bug of ours.
     """

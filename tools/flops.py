@@ -3,8 +3,8 @@
     python tools/flops.py --model timesformer_base
     python tools/flops.py --model timesformer_base --token-lengths 14 10 7 --json costs.json
 
-Counts one multiply-add as one, as the papers do, for one view, fused attention included. The file is a list of rows with
-model, length, frames, crop, tokens, patch_embed_gmacs, gmacs and params.
+Counts one multiply-add as one, as the papers do, for one view, fused attention included. The file is a list
+of rows with model, length, frames, crop, tokens, patch_embed_gmacs, gmacs and params.
 """
 
 import sys

@@ -3,8 +3,8 @@
     python tools/predict.py a.mp4 b.avi --checkpoint output/demo/recognizer.pt
     python tools/predict.py *.mp4 --checkpoint output/demo/recognizer.pt --length 14 --json
 
-The assigner picks the token length of every clip, or --length fixes one. A file that cannot be read is named on stderr, the
-others go on, and the exit code is 2.
+The assigner picks the token length of every clip, or --length fixes one. A file that cannot be read is named
+on stderr, the others go on, and the exit code is 2.
 """
 
 import sys

@@ -1,1 +1,1 @@
-"""Whole networks. `core.py` holds the level switch that all of them share; `zoo.py` maps names to builders."""
+"""Whole networks. `core.py` holds the level switch they share; `zoo.py` maps names to builders."""

@@ -2,11 +2,12 @@
 
 clips (B, C, T, H, W) -> patch embedding of the level -> blocks -> LengthNorm -> heads -> logits (B, K)
 
-Every level owns a patch embedding, a spatial position table, a row in every LengthNorm and, below the longest, a
-distillation token. All else is shared.
+Every level owns a patch embedding, a spatial position table, a row in every LengthNorm and, below the
+longest, a distillation token. All else is shared.
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from einops import rearrange
@@ -31,18 +32,18 @@ class Outputs:
     features: (
         Tensor | None
     )  # (B, T, h, w, D), patches after the last norm; None where only the class token was computed
-    looks: Tensor | None = None  # (B, A, T, h, w), where the class token looks in the last block, if asked for
+    looks: Tensor | None = (
+        None  # (B, A, T, h, w), where the class token looks in the last block, if asked for
+    )
 
 
 def token_grids(
     token_lengths: tuple[int, ...], *, num_frames: int, crop: tuple[int, int]
 ) -> tuple[TokenGrid, ...]:
-    """The grid of each level: `length` patches along the short side of the crop, as many as fit along the long one."""
-    if (
-        any(a <= b for a, b in zip(token_lengths, token_lengths[1:], strict=False))
-        or not token_lengths
-        or min(token_lengths) < 1
-    ):
+    """The grid of each level: `length` patches along the short side of the crop, as many as fit along the
+    long one.
+    """
+    if any(a <= b for a, b in pairwise(token_lengths)) or not token_lengths or min(token_lengths) < 1:
         raise InputError(
             f"token_lengths are {list(token_lengths)}, but must be positive and fall, such as [14, 10, 7]"
         )
@@ -68,13 +69,18 @@ class ReViT(nn.Module):
         crop: pixels of a frame, one number for a square or (height, width).
         dim, depth, heads, mlp_ratio: the trunk. `attention`: a key of layers.block.BLOCKS.
         patch_embed: `conv` or `resize`, see layers.patch_embed.
-        distill_token: levels below the longest carry a distillation token with its own head; prediction is the mean of both heads.
-        pos_init: `normal` (std 0.02; time table zero, as the official model) or `sine` (learns far sooner from scratch).
-        zero_time_init: the time attention's last layer starts at zero, as the official model's, so that an image model's
+        distill_token: levels below the longest carry a distillation token with its own head; prediction is
+            the mean of both heads.
+        pos_init: `normal` (std 0.02; time table zero, as the official model) or `sine` (learns far sooner
+            from scratch).
+        zero_time_init: the time attention's last layer starts at zero, as the official model's, so that an
+            image model's
             weights start as they were; from scratch False learns sooner.
-        init_scale: linear weights start with std `init_scale / sqrt(inputs)`; None is the official std of 0.02, which suits wide
+        init_scale: linear weights start with std `init_scale / sqrt(inputs)`; None is the official std of
+            0.02, which suits wide
             trunks (at width 768 it is 0.55 / sqrt(768)) and is far too small for narrow ones.
-        center_clips: take each pixel's mean over the clip away first, so that what stands still vanishes. Small models learn
+        center_clips: take each pixel's mean over the clip away first, so that what stands still vanishes.
+            Small models learn
             motion several times faster so (docs/demo.md); official weights were trained without it.
         class_token_only: the last block computes only what the heads read. Same logits, fewer multiply-adds.
     """
@@ -155,7 +161,8 @@ class ReViT(nn.Module):
         """Logits (B, K) of clips (B, C, T, H, W) at one level; the mean of both heads where there are two.
 
         `full_output` returns the heads apart, with the last features and, `with_looks`, the class token's
-        attention, for training (through `forward`, so that wrappers such as DistributedDataParallel see the call).
+        attention, for training (through `forward`, so that wrappers such as DistributedDataParallel see the
+        call).
         """
         grid = self.grids[level]
         x, prefix = self.embed(clips, grid)
@@ -198,7 +205,9 @@ class ReViT(nn.Module):
 
     @torch.no_grad()
     def grow(self, source: int) -> None:
-        """Start every other level from a trained one: kernels by pseudo-inverse resampling, tables bicubic, norms copied."""
+        """Start every other level from a trained one: kernels by pseudo-inverse resampling, tables bicubic,
+        norms copied.
+        """
         for grid in self.grids:
             if grid.level == source:
                 continue
@@ -219,7 +228,11 @@ class ReViT(nn.Module):
     def _init_weights(self, *, pos_init: str, zero_time_init: bool, init_scale: float | None) -> None:
         for name, module in self.named_modules():
             if isinstance(module, nn.Linear):
-                std = 0.02 if init_scale is None or name.startswith("head") else init_scale * module.in_features**-0.5
+                std = (
+                    0.02
+                    if init_scale is None or name.startswith("head")
+                    else init_scale * module.in_features**-0.5
+                )
                 nn.init.trunc_normal_(module.weight, std=std)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)

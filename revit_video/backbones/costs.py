@@ -26,8 +26,8 @@ def level_gmacs(model: ReViT) -> list[float]:
 
 
 def cost_rows(name: str, **changes) -> list[dict]:
-    """One row per token length of the model `name`: model, length, tokens per clip, gmacs per view (and the parts
-    of it that a plain model of patch size 16 at that grid has not), params.
+    """One row per token length of the model `name`: model, length, tokens per clip, gmacs per view (and the
+    parts of it that a plain model of patch size 16 at that grid has not), params.
 
     `params` counts what lies in memory: all lengths' parts together.
     """
@@ -51,6 +51,8 @@ def cost_rows(name: str, **changes) -> list[dict]:
 
 
 def patch_embed_gmacs(model: ReViT, level: int) -> float:
-    """GMACs of a level's patch embedding alone: the part that differs from a model of patch size 16 at that grid."""
+    """GMACs of a level's patch embedding alone: the part that differs from a model of patch size 16 at that
+    grid.
+    """
     frames = torch.zeros(model.num_frames, 3, *model.crop)
     return count_macs(model.patch_embeds[level], frames) / 1e9

@@ -1,4 +1,6 @@
-"""TimeSformer (Bertasius et al., arXiv:2102.05095) at several token lengths. Facts from the paper and official outputs; own code."""
+"""TimeSformer (Bertasius et al., arXiv:2102.05095) at several token lengths. Facts from the paper and
+official outputs; own code.
+"""
 
 from revit_video.backbones.core import ReViT
 

@@ -35,7 +35,9 @@ MODELS: dict[str, Callable[..., ReViT]] = {
 
 
 def create_model(name: str, **changes) -> ReViT:
-    """create_model("timesformer_base", num_classes=400, token_lengths=(14, 10, 7)); arguments are those of `ReViT`."""
+    """create_model("timesformer_base", num_classes=400, token_lengths=(14, 10, 7)); arguments are those of
+    `ReViT`.
+    """
     if name not in MODELS:
         near = ", ".join(difflib.get_close_matches(name, MODELS, n=3)) or ", ".join(MODELS)
         raise InputError(f"no model named {name!r}. Nearest: {near}")

@@ -1,4 +1,6 @@
-"""The one data set class: a list of videos, a rule that picks views, a transform. All data sets of the project are lists for it."""
+"""The one data set class: a list of videos, a rule that picks views, a transform. All data sets of the
+project are lists for it.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ from revit_video.types import InputError, VideoSample, View
 
 @dataclass(frozen=True)
 class Item:
-    """All views of one video: clips uint8 (V, T, C, H, W). A video that cannot be read has no clips but a reason."""
+    """All views of one video: clips uint8 (V, T, C, H, W). A video that cannot be read has no clips but a
+    reason.
+    """
 
     index: int
     label: int
@@ -28,7 +32,9 @@ class Item:
 
 @dataclass(frozen=True)
 class Batch:
-    """Items side by side: clips uint8 (B, V, T, C, H, W) of the readable videos, their labels (B,) and list indices (B,)."""
+    """Items side by side: clips uint8 (B, V, T, C, H, W) of the readable videos, their labels (B,) and list
+    indices (B,).
+    """
 
     clips: Tensor
     labels: Tensor
@@ -48,7 +54,8 @@ class VideoDataset(Dataset):
             (small data sets, no worker processes).
         seed: with the epoch and the index it fixes every draw, whatever the number of workers.
 
-    Items are asked for by (epoch, index). A video that cannot be read is returned as such; it is never replaced.
+    Items are asked for by (epoch, index). A video that cannot be read is returned as such; it is never
+    replaced.
     """
 
     def __init__(
@@ -79,7 +86,9 @@ class VideoDataset(Dataset):
         return Item(index, label, clips)
 
     def read(self, sample: VideoSample, rng: random.Random) -> tuple[Tensor, int]:
-        """All views of one video, uint8 (V, T, C, H, W), and its label; a DecodeError where it cannot be read."""
+        """All views of one video, uint8 (V, T, C, H, W), and its label; a DecodeError where it cannot be
+        read.
+        """
         short_side = self.transform.short_side(rng)
         if self.cache is not None:
             everything = self._cached(sample.path)
@@ -119,7 +128,9 @@ def collate(items: Sequence[Item]) -> Batch:
 
 
 class UnreadableLimit:
-    """Counts the videos that could not be read and stops the run, with their list, above a share of the data set."""
+    """Counts the videos that could not be read and stops the run, with their list, above a share of the data
+    set.
+    """
 
     def __init__(self, num_videos: int, *, max_share: float, warn: Callable[[str], None] = print) -> None:
         self.num_videos, self.max_share, self.warn = num_videos, max_share, warn
@@ -133,6 +144,7 @@ class UnreadableLimit:
         if len(self.reasons) > self.max_share * self.num_videos:
             listed = "; ".join(list(self.reasons.values())[:5])
             raise InputError(
-                f"{len(self.reasons)} of {self.num_videos} videos cannot be read, more than data.max_unreadable="
-                f"{self.max_share:g} allows; repair them, take them off the list or raise the limit. First: {listed}"
+                f"{len(self.reasons)} of {self.num_videos} videos cannot be read, more than "
+                f"data.max_unreadable={self.max_share:g} allows; repair them, take them off the list or "
+                f"raise the limit. First: {listed}"
             )

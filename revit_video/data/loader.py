@@ -1,4 +1,6 @@
-"""Which videos come in which order. A training stream is a pure function of (seed, step), so a run can start anywhere in it."""
+"""Which videos come in which order. A training stream is a pure function of (seed, step), so a run can start
+anywhere in it.
+"""
 
 from collections.abc import Iterator
 
@@ -9,9 +11,11 @@ from revit_video.data.dataset import Batch, VideoDataset, collate
 
 
 class StepSampler(Sampler):
-    """Keys (epoch, index) in batches, from `start_step` to `total_steps`; every epoch is a new permutation of all videos.
+    """Keys (epoch, index) in batches, from `start_step` to `total_steps`; every epoch is a new permutation of
+    all videos.
 
-    Batches run across the end of an epoch, so that each of them is full and every video comes exactly once per epoch.
+    Batches run across the end of an epoch, so that each of them is full and every video comes exactly once
+    per epoch.
     """
 
     def __init__(
@@ -54,7 +58,8 @@ def train_batches(
         batch_sampler=sampler,
         collate_fn=collate,
         num_workers=num_workers,
-        generator=torch.Generator(),  # starting the loader draws a number; a resumed run has to draw as the whole one
+        # Starting a loader draws a number; from the global stream it would part a resumed run from a whole one.
+        generator=torch.Generator(),
     )
 
 

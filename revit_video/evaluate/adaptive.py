@@ -17,7 +17,8 @@ from revit_video.evaluate.metrics import average_views, bootstrap_interval, hits
 class Stored:
     """One test set, seen at every level.
 
-    logits: (N, C, X, L, K): N videos, C clips, X crops of a clip, L levels. labels: (N,). costs: GMACs of each level.
+    logits: (N, C, X, L, K): N videos, C clips, X crops of a clip, L levels. labels: (N,). costs: GMACs of
+        each level.
     """
 
     logits: Tensor
@@ -67,7 +68,9 @@ def shares(levels: Tensor, num_levels: int) -> list[float]:
 
 
 def random_hits(stored: Stored, levels: Tensor, *, draws: int = 200, seed: int = 0) -> Tensor:
-    """How often each video is right when the shares of `levels` (N, C) are dealt to random clips: (draws, N) bool."""
+    """How often each video is right when the shares of `levels` (N, C) are dealt to random clips: (draws, N)
+    bool.
+    """
     generator = torch.Generator().manual_seed(seed)
     flat = levels.flatten()
     deals = (flat[torch.randperm(len(flat), generator=generator)].view_as(levels) for _ in range(draws))
@@ -75,7 +78,7 @@ def random_hits(stored: Stored, levels: Tensor, *, draws: int = 200, seed: int =
 
 
 def random_baseline(stored: Stored, levels: Tensor, **options) -> dict[str, float]:
-    """The same shares dealt to random clips: mean accuracy over the draws and its spread. No assigner to pay."""
+    """The same shares dealt to random clips: mean accuracy over the draws, its spread. No assigner to pay."""
     means = 100.0 * random_hits(stored, levels, **options).double().mean(dim=1)
     return {"top1": means.mean().item(), "top1_std": means.std().item(), "gmacs": stored.cost(levels)}
 

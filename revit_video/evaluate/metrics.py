@@ -5,7 +5,9 @@ from torch import Tensor
 
 
 def average_views(logits: Tensor) -> Tensor:
-    """Class probabilities of a video (..., K) from the logits of its views (..., V, K): the mean of the softmaxes."""
+    """Class probabilities of a video (..., K) from the logits of its views (..., V, K): the mean of the
+    softmaxes.
+    """
     return logits.float().softmax(dim=-1).mean(dim=-2)
 
 
@@ -33,7 +35,9 @@ def bootstrap_interval(
 
 
 def paired_difference(ours: Tensor, theirs: Tensor, **options) -> dict[str, float]:
-    """Accuracy of `ours` minus `theirs` (both (N,) bool over the same videos) in points, with its bootstrap interval."""
+    """Accuracy of `ours` minus `theirs` (both (N,) bool over the same videos) in points, with its bootstrap
+    interval.
+    """
     difference = ours.double() - theirs.double()
     low, high = bootstrap_interval(difference, **options)
     return {"difference": 100.0 * difference.mean().item(), "low": low, "high": high}

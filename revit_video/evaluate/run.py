@@ -11,7 +11,9 @@ from revit_video.types import InputError
 
 @dataclass(frozen=True)
 class Scores:
-    """Numbers per view, side by side: `values[name]` is (N, V, ...). `indices` (N,) are positions in the list."""
+    """Numbers per view, side by side: `values[name]` is (N, V, ...). `indices` (N,) are positions in the
+    list.
+    """
 
     values: dict[str, Tensor]
     labels: Tensor  # (N,)
@@ -30,7 +32,8 @@ def score_views(
 ) -> Scores:
     """Feed all views of all videos through `predict`, at most `views_per_forward` at a time.
 
-    batches: of data.Batch, clips uint8 (B, V, T, C, H, W). to_clips: puts uint8 (M, T, C, H, W) on the device, normalised.
+    batches: of data.Batch, clips uint8 (B, V, T, C, H, W). to_clips: puts uint8 (M, T, C, H, W) on the
+        device, normalised.
     predict: clips (M, C, T, H, W) to named numbers (M, ...).
     """
     parts: dict[str, list[Tensor]] = {}

@@ -31,7 +31,9 @@ class Attention(nn.Module):
     def __init__(self, dim: int, heads: int, *, qkv_bias: bool = True) -> None:
         super().__init__()
         if dim % heads:
-            raise InputError(f"dim={dim} is no multiple of heads={heads}; each head takes an equal part of it")
+            raise InputError(
+                f"dim={dim} is no multiple of heads={heads}; each head takes an equal part of it"
+            )
         self.heads = heads
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
         self.proj = nn.Linear(dim, dim)
@@ -55,7 +57,7 @@ class Attention(nn.Module):
         return q.transpose(-3, -2), k.transpose(-3, -2), v.transpose(-3, -2)
 
     def looks(self, x: Tensor, *, prefix: int) -> Tensor:
-        """How the first token's attention is spread over the tokens after the prefix: (..., A, N - prefix)."""
+        """How the first token's attention spreads over the tokens after the prefix: (..., A, N - prefix)."""
         q, k, _ = self.project(x, queries=1)
         return self.rows(q, k)[..., 0, prefix:]
 

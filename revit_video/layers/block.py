@@ -1,7 +1,9 @@
-"""Transformer blocks. Tokens are (B, P + T*S, D): P prefix tokens (class, distillation), then the patches, frame by frame.
+"""Transformer blocks. Tokens are (B, P + T*S, D): P prefix tokens (class, distillation), then the patches,
+frame by frame.
 
 A last block with `prefix_only=True` computes the prefix alone: the same class token, for fewer multiply-adds.
-A block that is given a list `looks` adds to it where the class token looks, (B, A, T, h, w), for attention transfer.
+A block that is given a list `looks` adds to it where the class token looks, (B, A, T, h, w), for attention
+transfer.
 """
 
 import torch
@@ -13,7 +15,7 @@ from revit_video.types import TokenGrid
 
 
 def drop_path(x: Tensor, rate: float, *, training: bool, rows: tuple[int, ...]) -> Tensor:
-    """Stochastic depth: each row of the axes in `rows` is zeroed with probability `rate`, the rest scaled up."""
+    """Stochastic depth: a row of the axes in `rows` is zeroed with probability `rate`, the rest scaled up."""
     if rate == 0.0 or not training:
         return x
     shape = [x.shape[axis] if axis in rows else 1 for axis in range(x.ndim)]
@@ -72,8 +74,8 @@ class JointBlock(nn.Module):
 class TimeAttention(nn.Module):
     """The first half of a divided block: each patch attends to the same place in the other frames.
 
-    Prefix tokens take no part. `fc` follows stochastic depth, as in the official model, so that its bias is added
-    even where the path is dropped (arXiv:2102.05095, section 3; checked against the official outputs).
+    Prefix tokens take no part. `fc` follows stochastic depth, as in the official model, so that its bias is
+    added even where the path is dropped (arXiv:2102.05095, section 3; checked against the official outputs).
 
     Shape: patches (B, T, S, D) to the residual (B, T, S, D).
     """

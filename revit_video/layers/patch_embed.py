@@ -1,4 +1,6 @@
-"""Frames to patch tokens. One embedding per token length: sharing its kernel costs 14 points (the paper's Table 3)."""
+"""Frames to patch tokens. One embedding per token length: sharing its kernel costs 14 points (the paper's
+Table 3).
+"""
 
 import math
 
@@ -9,11 +11,13 @@ from revit_video.types import InputError, TokenGrid
 
 
 def patch_and_padding(crop: int, tokens: int) -> tuple[int, int, int]:
-    """Kernel (= stride) and the padding before and after that give exactly `tokens` patches along `crop` pixels.
+    """Kernel (= stride) and the padding before and after that give exactly `tokens` patches along `crop`
+    pixels.
 
     224 px:  14 -> (16, 0, 0)   10 -> (24, 8, 8)   7 -> (32, 0, 0)
 
-    The smallest patch that covers the crop; of an even crop the smallest even one, as the paper's 24 (not 23) px.
+    The smallest patch that covers the crop; of an even crop the smallest even one, as the paper's 24 (not 23)
+    px.
     """
     smallest = math.ceil(crop / tokens)
     for patch in (smallest + (smallest % 2 if crop % 2 == 0 else 0), smallest):
@@ -27,7 +31,8 @@ def patch_and_padding(crop: int, tokens: int) -> tuple[int, int, int]:
 
 
 class ConvPatchEmbed(nn.Module):
-    """A linear map of non-overlapping patches, zero-padded at the border where the crop is no multiple of them.
+    """A linear map of non-overlapping patches, zero-padded at the border where the crop is no multiple of
+    them.
 
     Shape: frames (M, C, H, W) to tokens (M, h*w, D), row by row.
     """

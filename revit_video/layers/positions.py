@@ -15,7 +15,8 @@ def sine_table(positions: Tensor, dim: int) -> Tensor:
 
 
 def sine_grid(grid: TokenGrid, dim: int, *, unit: float = 14.0) -> Tensor:
-    """Half of the channels tell the row, half the column: (h*w, dim). Coordinates run over `unit` at every length,
+    """Half of the channels tell the row, half the column: (h*w, dim). Coordinates run over `unit` at every
+    length,
     so that the same place in the picture has the same code whatever the grid."""
     half = dim // 4 * 2
     y = (torch.arange(grid.height) + 0.5) * (unit / grid.height)

@@ -1,4 +1,6 @@
-"""The token-length assigner (TLA): a shrunken EfficientNet that looks at one small frame of a clip (arXiv:2307.02092, sec. 3.4)."""
+"""The token-length assigner (TLA): a shrunken EfficientNet that looks at one small frame of a clip
+(arXiv:2307.02092, sec. 3.4).
+"""
 
 from functools import partial
 
@@ -8,7 +10,8 @@ from timm.models import EfficientNet
 from timm.models._efficientnet_builder import decode_arch_def, round_channels
 from torch import Tensor, nn
 
-# EfficientNet-B0 (Tan and Le, arXiv:1905.11946, table 1) in timm's notation: repeats, kernel, stride, expansion, channels, squeeze.
+# EfficientNet-B0 (Tan and Le, arXiv:1905.11946, table 1) in timm's notation: repeats, kernel, stride,
+# expansion, channels, squeeze.
 B0_STAGES = [
     ["ds_r1_k3_s1_e1_c16_se0.25"],
     ["ir_r2_k3_s2_e6_c24_se0.25"],

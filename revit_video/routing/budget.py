@@ -1,4 +1,6 @@
-"""A budget in place of an argmax: one number, solved on held-out clips, moves a trained router along its accuracy-cost curve."""
+"""A budget in place of an argmax: one number, solved on held-out clips, moves a trained router along its
+accuracy-cost curve.
+"""
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -14,7 +16,8 @@ BISECTIONS = 60
 def biased_levels(logits: Tensor, costs: Sequence[float], bias: float) -> Tensor:
     """Levels (N,) from assigner logits (N, L): argmax of log-probability minus bias times relative cost.
 
-    With bias 0 this is the paper's argmax; a large bias takes the cheapest length, a very negative one the dearest.
+    With bias 0 this is the paper's argmax; a large bias takes the cheapest length, a very negative one the
+    dearest.
     """
     relative = torch.tensor(costs, dtype=logits.dtype, device=logits.device) / costs[0]
     return (logits.log_softmax(dim=-1) - bias * relative).argmax(dim=-1)
@@ -26,7 +29,9 @@ def mean_cost(levels: Tensor, costs: Sequence[float]) -> float:
 
 
 def solve_bias(logits: Tensor, costs: Sequence[float], *, budget: float) -> float:
-    """The smallest bias whose mean cost over held-out logits (N, L) is at most `budget` (in the unit of `costs`)."""
+    """The smallest bias whose mean cost over held-out logits (N, L) is at most `budget` (in the unit of
+    `costs`).
+    """
     if budget < costs[-1]:
         raise InputError(
             f"a budget of {budget:.4g} GMACs cannot be met: the shortest length alone costs {costs[-1]:.4g}; "
@@ -41,7 +46,9 @@ def solve_bias(logits: Tensor, costs: Sequence[float], *, budget: float) -> floa
 
 
 def cascade_levels(confidence: Tensor, threshold: float) -> Tensor:
-    """Levels (N,) at which a cascade stops, from max-softmax confidences (N, L): shortest first, on while unsure (DVT's rule)."""
+    """Levels (N,) at which a cascade stops, from max-softmax confidences (N, L): shortest first, on while
+    unsure (DVT's rule).
+    """
     sure = confidence >= threshold
     sure[:, 0] = True  # nothing longer is left
     last = confidence.shape[1] - 1
@@ -58,8 +65,8 @@ def solve_threshold(confidence: Tensor, costs: Sequence[float], *, budget: float
     totals = cascade_costs(costs)
     if budget < totals[-1]:
         raise InputError(
-            f"a budget of {budget:.4g} GMACs cannot be met: the cascade's first pass alone costs {totals[-1]:.4g}; "
-            f"give one between that and {totals[0]:.4g}"
+            f"a budget of {budget:.4g} GMACs cannot be met: the cascade's first pass alone costs "
+            f"{totals[-1]:.4g}; give one between that and {totals[0]:.4g}"
         )
     fits = lambda threshold: mean_cost(cascade_levels(confidence, threshold), totals) <= budget  # noqa: E731
     return -_bisect(lambda negative: fits(-negative), low=-1.0001, high=0.0)

@@ -1,6 +1,8 @@
-"""Length labels: for each video, the shortest length at which the trained ReViT is right (arXiv:2307.02092, sec. 3.4).
+"""Length labels: for each video, the shortest length at which the trained ReViT is right (arXiv:2307.02092,
+sec. 3.4).
 
-The file keeps the whole correctness bit-vector and the losses, so that the rule can change without running the model again.
+The file keeps the whole correctness bit-vector and the losses, so that the rule can change without running
+the model again.
 """
 
 import hashlib
@@ -20,7 +22,9 @@ DROP = -1  # label of a video that the assigner's training leaves out
 
 @dataclass(frozen=True)
 class LengthLabels:
-    """What a ReViT made of each video of a list at each length. Lists run over videos, inner lists over levels."""
+    """What a ReViT made of each video of a list at each length. Lists run over videos, inner lists over
+    levels.
+    """
 
     token_lengths: tuple[int, ...]
     checkpoint_sha256: str
@@ -54,7 +58,8 @@ class LengthLabels:
         ):
             if ours != theirs:
                 raise InputError(
-                    f"{path} was made with another {what} ({theirs[:12]}, not {ours[:12]}); run stage=labels again"
+                    f"{path} was made with another {what} ({theirs[:12]}, not {ours[:12]}); "
+                    "run stage=labels again"
                 )
         return labels
 
@@ -65,7 +70,9 @@ def _as_tuples(value: object) -> object:
 
 
 def split_digest(paths: Sequence[str], labels: Sequence[int]) -> str:
-    """SHA-256 over file names and labels of a list; folders are left out, so that moving a data set changes nothing."""
+    """SHA-256 over file names and labels of a list; folders are left out, so that moving a data set changes
+    nothing.
+    """
     text = "\n".join(f"{Path(path).name} {label}" for path, label in zip(paths, labels, strict=True))
     return hashlib.sha256(text.encode()).hexdigest()
 

@@ -11,7 +11,8 @@ from revit_video.routing.budget import biased_levels
 def run_at_levels(backbone: nn.Module, clips: Tensor, levels: Tensor, *, batch_size: int = 0) -> Tensor:
     """Logits (M, K) of clips (M, C, T, H, W), each at its own level (M,), in the order of `clips`.
 
-    Groups run as batches of at most `batch_size` clips (0: the whole group at once); a level nobody chose costs nothing.
+    Groups run as batches of at most `batch_size` clips (0: the whole group at once); a level nobody chose
+    costs nothing.
     """
     logits = clips.new_empty(len(clips), backbone.num_classes)
     for level in levels.unique().tolist():
@@ -45,7 +46,8 @@ class AssignerRouter(nn.Module):
         return run_at_levels(self.backbone, clips, levels, batch_size=batch_size), levels
 
     def forward_views(self, clips: Tensor, *, batch_size: int = 0) -> tuple[Tensor, Tensor]:
-        """Clips with their crops (N, X, C, T, H, W) to logits (N, X, K) and levels (N,): crops of one clip share its level.
+        """Clips with their crops (N, X, C, T, H, W) to logits (N, X, K) and levels (N,): crops of one clip
+        share its level.
 
         The assigner looks at the middle crop.
         """
@@ -58,7 +60,9 @@ class AssignerRouter(nn.Module):
 
 
 class CascadeRouter(nn.Module):
-    """Shortest length first; a clip whose largest probability stays below `threshold` runs again at the next longer one."""
+    """Shortest length first; a clip whose largest probability stays below `threshold` runs again at the next
+    longer one.
+    """
 
     def __init__(self, backbone: nn.Module, *, threshold: float) -> None:
         super().__init__()

@@ -24,7 +24,9 @@ from revit_video.train.loop import fit
 from revit_video.train.optim import build_schedules
 from revit_video.types import InputError
 
-CURVE_BUDGETS = tuple(round(0.2 + 0.05 * i, 2) for i in range(17))  # of the longest length's cost, 0.20 to 1.00
+CURVE_BUDGETS = tuple(
+    round(0.2 + 0.05 * i, 2) for i in range(17)
+)  # of the longest length's cost, 0.20 to 1.00
 
 
 @dataclass

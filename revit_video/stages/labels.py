@@ -38,7 +38,9 @@ def label_lengths(job: LabelsJob, folder: RunFolder, log: RunLog) -> None:
         indices=tuple(scores.indices.tolist()),
         correct=tuple(map(tuple, correct.tolist())),
         losses=rounded(losses, 5),
-        confidences=rounded(logits.softmax(dim=-1).amax(dim=-1), 8),  # many are close to 1: a threshold parts them
+        confidences=rounded(
+            logits.softmax(dim=-1).amax(dim=-1), 8
+        ),  # many are close to 1: a threshold parts them
     ).save(folder.labels)
     right = ", ".join(
         f"{n}: {100 * c:.1f}%"

@@ -19,7 +19,9 @@ def assigner_step(
     class_weight: Tensor | None = None,
     autocast: Callable[[], AbstractContextManager] = nullcontext,
 ) -> dict[str, float]:
-    """Backward of the cross-entropy between the assigner's logits for clips (B, C, T, H, W) and length labels (B,)."""
+    """Backward of the cross-entropy between the assigner's logits for clips (B, C, T, H, W) and length labels
+    (B,).
+    """
     with autocast():
         logits = assigner(clips)
     loss = F.cross_entropy(logits.float(), lengths, weight=class_weight)
@@ -30,7 +32,8 @@ def assigner_step(
 def class_weights(lengths: Tensor, *, num_levels: int, kind: str) -> Tensor | None:
     """Weights (L,) of mean 1 over the samples that answer for the skew of length labels.
 
-    `sqrt` divides by the root of a level's share, `balanced` by the share; `none` is None. An absent level weighs 0.
+    `sqrt` divides by the root of a level's share, `balanced` by the share; `none` is None. An absent level
+    weighs 0.
     """
     if kind == "none":
         return None

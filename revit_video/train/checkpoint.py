@@ -24,7 +24,9 @@ def save_checkpoint(state: dict[str, Any], path: str | Path) -> None:
 
 
 def load_checkpoint(path: str | Path, *, kind: str | None = None) -> dict[str, Any]:
-    """Read a checkpoint of this project on the CPU; `kind` is what it must hold (`revit`, `assigner`, `recognizer`)."""
+    """Read a checkpoint of this project on the CPU; `kind` is what it must hold (`revit`, `assigner`,
+    `recognizer`).
+    """
     path = Path(path)
     if not path.is_file():
         raise InputError(f"no checkpoint at {path}; train one first or give another path")
@@ -37,7 +39,7 @@ def load_checkpoint(path: str | Path, *, kind: str | None = None) -> dict[str, A
         ) from None
     if not isinstance(state, dict) or "kind" not in state:
         raise InputError(
-            f"{path} is no checkpoint of this project: it has no `kind`; other weights need a conversion first"
+            f"{path} is no checkpoint of this project: it has no `kind`; other weights need a conversion"
         )
     if kind is not None and state["kind"] != kind:
         raise InputError(f"{path} holds {state['kind']!r}, but {kind!r} was expected")
@@ -45,7 +47,9 @@ def load_checkpoint(path: str | Path, *, kind: str | None = None) -> dict[str, A
 
 
 def load_weights(model: torch.nn.Module, state: dict[str, torch.Tensor], *, source: str | Path) -> None:
-    """Strict: every parameter from the file, every tensor of the file used, every shape equal; else one error that says which."""
+    """Strict: every parameter from the file, every tensor of the file used, every shape equal; else one error
+    that says which.
+    """
     ours = model.state_dict()
     missing = sorted(ours.keys() - state.keys())
     extra = sorted(state.keys() - ours.keys())

@@ -1,4 +1,6 @@
-"""What a run says while it works: JSON lines and TensorBoard always, a progress bar on a terminal, plain lines elsewhere."""
+"""What a run says while it works: JSON lines and TensorBoard always, a progress bar on a terminal, plain
+lines elsewhere.
+"""
 
 import json
 import time

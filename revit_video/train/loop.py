@@ -1,4 +1,6 @@
-"""The one training loop. It knows batches, gradients and steps, but not what is learnt: that is the step function's."""
+"""The one training loop. It knows batches, gradients and steps, but not what is learnt: that is the step
+function's.
+"""
 
 from collections.abc import Callable, Iterable, Sequence
 
@@ -26,10 +28,12 @@ def fit(
     after_step: Callable[[int], None] = lambda done: None,
     log_period: int = 10,
 ) -> None:
-    """Run `step(number, batch)` for each batch; it does forward and backward and returns numbers to log (`loss` among them).
+    """Run `step(number, batch)` for each batch; it does forward and backward and returns numbers to log
+    (`loss` among them).
 
-    The loop owns zeroing, clipping, optimizer and schedule. `after_step(done)` is for what follows a step: averaging the
-    weights, checkpoints, early evaluation. A step whose loss or gradient is not finite is skipped and counted.
+    The loop owns zeroing, clipping, optimizer and schedule. `after_step(done)` is for what follows a step:
+    averaging the weights, checkpoints, early evaluation. A step whose loss or gradient is not finite is
+    skipped and counted.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
     skipped = 0
@@ -50,7 +54,8 @@ def fit(
                 )
                 if skipped > MAX_NONFINITE_STEPS:
                     raise InputError(
-                        f"{skipped} steps with a gradient that is not finite; lower solver.base_lr or set solver.clip_grad"
+                        f"{skipped} steps with a gradient that is not finite; lower solver.base_lr "
+                        "or set solver.clip_grad"
                     )
             report |= {"lr": optimizers[-1].param_groups[0]["lr"], "grad_norm": norm.item()}
             for schedule in schedules:

@@ -14,9 +14,12 @@ class Distillation:
     """How shorter lengths learn from the longest: (1 - weight) * CE + weight * temperature^2 * KL.
 
     weight: the paper's lambda. temperature: its tau. hard: the teacher's class in place of its distribution.
-    kl_order: `teacher_student` is KL(teacher || student), the usual one; `student_teacher` is the order the paper prints.
-    feature_weight: of the mean squared error between the teacher's last features, pooled to the student's grid, and the student's.
-    attention_weight: of the KL divergence between where the teacher's and the student's class token look in the last block.
+    kl_order: `teacher_student` is KL(teacher || student), the usual one; `student_teacher` is the order
+        the paper prints.
+    feature_weight: of the mean squared error between the teacher's last features, pooled to the student's
+        grid, and the student's.
+    attention_weight: of the KL divergence between where the teacher's and the student's class token look in
+        the last block.
     """
 
     weight: float = 0.5
@@ -32,7 +35,9 @@ class Distillation:
 
 
 def distillation_loss(student: Tensor, teacher: Tensor, how: Distillation) -> Tensor:
-    """Loss of student logits (B, K) against detached teacher logits (B, K); mean over the batch, with the tau^2 inside."""
+    """Loss of student logits (B, K) against detached teacher logits (B, K); mean over the batch, with the
+    tau^2 inside.
+    """
     if how.hard:
         return F.cross_entropy(student, teacher.argmax(dim=-1))
     ours = F.log_softmax(student / how.temperature, dim=-1)
@@ -42,15 +47,16 @@ def distillation_loss(student: Tensor, teacher: Tensor, how: Distillation) -> Te
 
 
 def feature_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """Mean squared error of features (B, T, h, w, D); the teacher's are average-pooled to the student's grid."""
+    """Mean squared error of features (B, T, h, w, D); the teacher's are pooled to the student's grid."""
     pooled = F.adaptive_avg_pool2d(teacher.detach().flatten(0, 1).movedim(-1, 1).float(), student.shape[2:4])
     return F.mse_loss(student.flatten(0, 1).movedim(-1, 1).float(), pooled)
 
 
 def attention_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """KL(teacher || student) of the places (B, A, T, h, w) where the class token looks; mean over clips and heads.
+    """KL(teacher || student) of where the class token looks (B, A, T, h, w); mean over clips and heads.
 
-    The teacher's map is average-pooled to the student's grid; then each head's map adds up to one over the clip.
+    The teacher's map is average-pooled to the student's grid; then each head's map adds up to one over the
+    clip.
     """
     pooled = F.adaptive_avg_pool2d(teacher.detach().flatten(0, 1), student.shape[-2:])
     theirs, ours = (F.normalize(maps.float().flatten(1), p=1) for maps in (pooled, student.flatten(0, 1)))

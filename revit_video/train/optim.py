@@ -10,7 +10,9 @@ from revit_video.types import InputError
 
 
 def no_decay(name: str, parameter: nn.Parameter) -> bool:
-    """Biases, tokens, position tables and norm rows: rows of lengths that did not run must not be moved by decay."""
+    """Biases, tokens, position tables and norm rows: rows of lengths that did not run must not be moved by
+    decay.
+    """
     owner = name.rsplit(".", 1)[-1]
     return (
         parameter.ndim < 2 or owner in ("scale", "shift") or any(part in name for part in ("token", "table"))
@@ -26,7 +28,9 @@ def build_optimizers(
     momentum: float = 0.9,
     muon_lr: float = 0.02,
 ) -> list[torch.optim.Optimizer]:
-    """SGD (nesterov), AdamW, or Muon for the 2-D weights of `blocks` with AdamW for all else (two optimizers)."""
+    """SGD (nesterov), AdamW, or Muon for the 2-D weights of `blocks` with AdamW for all else (two
+    optimizers).
+    """
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     optimizers: list[torch.optim.Optimizer] = []
     if kind == "muon":

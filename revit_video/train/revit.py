@@ -27,10 +27,11 @@ def revit_step(
     smoothing: float = 0.0,
     autocast: Callable[[], AbstractContextManager] = nullcontext,
 ) -> dict[str, float]:
-    """Backward through the same clips (B, C, T, H, W) at several levels; gradients add up, the caller steps once.
+    """Backward through the same clips (B, C, T, H, W) at several levels; gradients add up, the caller steps
+    once.
 
-    `levels` falls in length: the first one is the teacher of the others, from this very pass, detached. With one level
-    alone there is no teacher and the loss is plain cross-entropy on every head the level has.
+    `levels` falls in length: the first one is the teacher of the others, from this very pass, detached. With
+    one level alone there is no teacher and the loss is plain cross-entropy on every head the level has.
     """
     report: dict[str, float] = {}
     teacher: Outputs | None = None
@@ -57,7 +58,9 @@ def revit_step(
 def level_loss(
     out: Outputs, labels: Tensor, *, teacher: Outputs | None, distillation: Distillation, smoothing: float
 ) -> Tensor:
-    """Loss of one length. With a distillation token, labels teach the class head and the teacher teaches the other."""
+    """Loss of one length. With a distillation token, labels teach the class head and the teacher teaches the
+    other.
+    """
     student = out.logits if out.distill_logits is None else out.distill_logits
     loss = soft_cross_entropy(out.logits, labels, smoothing=smoothing)
     if teacher is None:

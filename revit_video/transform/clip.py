@@ -1,7 +1,8 @@
 """Two pipelines, one for training and one for evaluation, built on torchvision's v2 functions.
 
-Both turn decoded frames, uint8 (T, H, W, C), into a clip, uint8 (T, C, crop, crop). All frames of a clip share one draw.
-Clips stay uint8 until they are on the device (`normalise`), which moves a quarter of the bytes.
+Both turn decoded frames, uint8 (T, H, W, C), into a clip, uint8 (T, C, crop, crop). All frames of a clip
+share one draw. Clips stay uint8 until they are on the device (`normalise`), which moves a quarter of the
+bytes.
 """
 
 import random
@@ -22,7 +23,8 @@ class TrainTransform:
     Args:
         crop: pixels of the square crop.
         jitter: the short side is drawn between these two, ends included.
-        flip: flip half of the clips. `flip_labels` maps the classes that turn into each other (left, right) when flipped.
+        flip: flip half of the clips. `flip_labels` maps the classes that turn into each other (left, right)
+            when flipped.
     """
 
     def __init__(
@@ -49,7 +51,9 @@ class TrainTransform:
 
 
 class EvalTransform:
-    """The view's crop (left/top, centre or right/bottom) of frames whose short side is `short_side` (0: the crop)."""
+    """The view's crop (left/top, centre or right/bottom) of frames whose short side is `short_side` (0: the
+    crop).
+    """
 
     def __init__(self, crop: int, *, short_side: int = 0) -> None:
         self.crop, self.max_short_side = crop, short_side or crop
@@ -69,7 +73,7 @@ def as_clip(frames: np.ndarray) -> Tensor:
 
 
 def resize_short_side(frames: np.ndarray, short_side: int) -> np.ndarray:
-    """Antialiased bilinear resize of (T, H, W, C) frames; the long side is rounded down, as the readers do."""
+    """Antialiased bilinear resize of (T, H, W, C) frames; the long side is rounded down, as in decode."""
     height, width = frames.shape[1:3]
     if min(height, width) == short_side:
         return frames
