@@ -41,7 +41,7 @@ def main() -> int:
         for dtype in ("float32", "bfloat16"):
             config = build.checkpoint_config(Path(args.checkpoint), [*args.overrides, f"dtype={dtype}"])
             run = build.build_device(config)
-            job, _ = build.test_job(config, Path(args.checkpoint), run)
+            job = build.test_job(config, Path(args.checkpoint), run)
             seen = timing(job, repeats=args.repeats)
             for name, rate in seen["clips_per_s"].items():
                 rows.append({"dtype": dtype, "what": str(name), "clips_per_s": rate})

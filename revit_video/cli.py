@@ -1,4 +1,4 @@
-"""The commands: `revit-video COMMAND ...` and the scripts in tools/. Bad input ends in one line, exit code 2."""
+"""The commands: `revit-video COMMAND ...` and the scripts in tools/. Bad input: one line, exit code 2."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def parser(manual: str | None) -> Parser:
 def run(command: Callable[[argparse.Namespace], int | None], made: Parser, argv: Arguments = None) -> int:
     """Exit code of a command: 0 worked, 2 bad input (one line on stderr), 130 interrupted.
 
-    Options may stand anywhere between files and settings. What the system refuses (no right to write, no space
-    left) is bad input too; every other error is a bug and shows itself.
+    Options may stand anywhere between files and settings. What the system refuses (no right to write, no
+    space left) is bad input too; every other error is a bug and shows itself.
     """
     args = made.parse_intermixed_args(argv)
     try:
@@ -49,7 +49,9 @@ def run(command: Callable[[argparse.Namespace], int | None], made: Parser, argv:
 
 
 def one_line(error: Exception) -> str:
-    """The message of an error. From a worker process torch brings the whole traceback: its last line has ours."""
+    """The message of an error. From a worker process torch brings the whole traceback: its last line has
+    ours.
+    """
     text = str(error).strip()
     if text.startswith("Caught "):
         text = text.splitlines()[-1].partition(": ")[2]
@@ -92,7 +94,7 @@ def test(argv: Arguments = None, manual: str | None = None) -> int:
 
 
 def predict(argv: Arguments = None, manual: str | None = None) -> int:
-    """Predict the classes of files. One that cannot be read is named, the others go on, the exit code is 2."""
+    """Predict the classes of files. One that cannot be read is named, the others go on, exit code 2."""
     made = parser(manual)
     made.add_argument("files", nargs="+", metavar="FILE")
     made.add_argument("--checkpoint", metavar="FILE", required=True, help="recognizer.pt of a run")

@@ -13,6 +13,7 @@ from revit_video.report.run_report import show_report, write_report
 from revit_video.stages.assigner import train_assigner
 from revit_video.stages.job import Device, RunFolder
 from revit_video.stages.labels import label_lengths
+from revit_video.stages.pictures import draw_result
 from revit_video.stages.revit import train_revit
 from revit_video.stages.test import run_test
 from revit_video.train.log import RunLog
@@ -70,7 +71,8 @@ def test_checkpoint(checkpoint: Path, overrides: list[str]) -> None:
         raise InputError(f"{folder.path} holds another run; give another output_dir=")
     if folder.report.exists() and not plan.resume:
         raise InputError(
-            f"{folder.path} already holds a report.json; give another output_dir=, or resume=true to replace it"
+            f"{folder.path} already holds a report.json; give another output_dir=, "
+            "or resume=true to replace it"
         )
     run = build.build_device(config)
     build.check_stages(config, ["test"])
@@ -83,14 +85,17 @@ def test_checkpoint(checkpoint: Path, overrides: list[str]) -> None:
 
 def test_into(folder: Path, config: Config, checkpoint: Path, run: Device, log: RunLog) -> None:
     """Run the test and write its report, tables and pictures into `folder`."""
-    job, split = build.test_job(config, checkpoint, run)
+    job = build.test_job(config, checkpoint, run)
     result = run_test(job, log)
     write_report(result.report, folder)
-    build.draw_report(config, job, split, result, folder)
+    if job.plots:
+        draw_result(job, result, folder)
 
 
 def stages_to_run(folder: RunFolder, config: Config, *, stages: tuple[str, ...], resume: bool) -> list[str]:
-    """The stages whose products are not there yet. Refuses a folder with a run in it, unless it is to be resumed."""
+    """The stages whose products are not there yet. Refuses a folder with a run in it, unless it is to be
+    resumed.
+    """
     products = {
         "revit": folder.revit,
         "labels": folder.labels,
@@ -112,7 +117,9 @@ def stages_to_run(folder: RunFolder, config: Config, *, stages: tuple[str, ...],
 
 
 def refuse_other_settings(before: Config, now: Config, folder: RunFolder) -> None:
-    """Stages of one run must agree on data, model and training; what to run, where and how to test may change."""
+    """Stages of one run must agree on data, model and training; what to run, where and how to test may
+    change.
+    """
     ours, theirs = settings_that_stay(now), settings_that_stay(before)
     for key, value in theirs.items():
         if ours[key] != value:

@@ -73,6 +73,7 @@ def test_a_crop_too_small_for_its_tokens_is_refused():
         (TokenGrid(1, 10, 10), (224, 224), (8, 8, 8, 8)),
         (TokenGrid(1, 3, 3), (32, 32), (2, 2, 2, 2)),
         (TokenGrid(1, 3, 3), (35, 35), (0, 1, 0, 1)),
+        (TokenGrid(1, 3, 5), (32, 48), (1, 1, 2, 2)),
         (TokenGrid(1, 3, 5), (35, 48), (1, 1, 0, 1)),
         (TokenGrid(1, 5, 3), (48, 35), (0, 1, 1, 1)),
     ],

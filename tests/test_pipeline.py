@@ -10,12 +10,15 @@ import torch
 from small_run import PLAIN, ROOT, VIDEOS, contents, report_of, train
 
 from revit_video import build
+from revit_video.build.data import eval_job, train_dataset
+from revit_video.build.jobs import router_at
 from revit_video.config import load_config
 from revit_video.data.demo import demo_split
 from revit_video.recognizer import Recognizer
 from revit_video.stages import revit as revit_stage
 from revit_video.stages.job import RunFolder
 from revit_video.train.losses import Distillation
+from revit_video.train.optim import build_optimizers
 from revit_video.train.revit import revit_step
 
 pytest_plugins = ["run_fixtures"]
@@ -134,7 +137,10 @@ def test_resuming_with_other_settings_is_refused_but_for_those_that_teach_nothin
         key, value = override.split("=")
         assert f"was run with {key}=" in (err := capfd.readouterr().err) and f"now it is {value}" in err
         assert contents(run) == before
-    assert train(run, demo_data, "resume=true", "stage=test", "data.num_workers=1", "data.cache=none", *PLAIN) == 0
+    assert (
+        train(run, demo_data, "resume=true", "stage=test", "data.num_workers=1", "data.cache=none", *PLAIN)
+        == 0
+    )
     assert numbers(run) == numbers(small_run)
 
 
@@ -210,8 +216,8 @@ def test_the_budget_is_solved_on_videos_that_the_assigner_is_not_trained_on(
 
         return call
 
-    monkeypatch.setattr(build, "train_dataset", noting("training", build.train_dataset))
-    monkeypatch.setattr(build, "eval_job", noting("holdout", build.eval_job))
+    monkeypatch.setattr(build, "train_dataset", noting("training", train_dataset))
+    monkeypatch.setattr(build, "eval_job", noting("holdout", eval_job))
     run = copy(small_run, tmp_path / "run", "recognizer.pt", "checkpoints/assigner.pt")
     assert train(run, demo_data, "stage=assigner", "router.holdout_share=0.25") == 0
     assert not seen["training"] & seen["holdout"]
@@ -231,11 +237,13 @@ def test_an_assigner_of_another_size_can_be_trained_on_the_same_backbone(small_r
 def test_a_bias_of_the_curve_serves_its_budget_without_training(small_run):
     state = torch.load(small_run / "recognizer.pt", weights_only=True)["router"]
     row = state["curve"][-1]
-    moved = build.router_at(state, row["budget"])
+    moved = router_at(state, row["budget"])
     assert {key: moved[key] for key in row} == row and moved["costs"] == state["costs"]
-    assert build.router_at(state, state["budget"])["bias"] == state["bias"]
-    with pytest.raises(ValueError, match=r"router\.budget is 0\.123, but this checkpoint was solved for .*0\.55"):
-        build.router_at(state, 0.123)
+    assert router_at(state, state["budget"])["bias"] == state["bias"]
+    with pytest.raises(
+        ValueError, match=r"router\.budget is 0\.123, but this checkpoint was solved for .*0\.55"
+    ):
+        router_at(state, 0.123)
 
 
 def test_the_recognizer_predicts_what_the_test_stage_scores(small_run, demo_data):
@@ -245,25 +253,27 @@ def test_the_recognizer_predicts_what_the_test_stage_scores(small_run, demo_data
     from revit_video.train.log import RunLog
 
     config = build.checkpoint_config(small_run / "recognizer.pt", ["test.num_spatial_crops=3"])
-    job, split = build.test_job(config, small_run / "recognizer.pt", build.build_device(config))
+    job = build.test_job(config, small_run / "recognizer.pt", build.build_device(config))
     scores = job.evaluation.score(all_levels(job.model, job.assigner), RunLog(), title="test")
     stored = Stored(scores.values["logits"].unflatten(1, (2, 3)), scores.labels, tuple(job.router["costs"]))
-    levels = biased_levels(scores.values["assigner"].unflatten(1, (2, 3))[:, :, 1], stored.costs, job.router["bias"])
+    levels = biased_levels(
+        scores.values["assigner"].unflatten(1, (2, 3))[:, :, 1], stored.costs, job.router["bias"]
+    )
     assert len(levels.unique()) > 1
     adaptive = stored.video_scores(levels)
 
     recognizer = Recognizer.load(small_run / "recognizer.pt", dtype="float32")
     recognizer.config = config
-    for row, sample in enumerate(split.samples):
+    for row, sample in enumerate(job.evaluation.dataset.samples):
         told = recognizer.predict(sample.path, top=10)
         assert told.token_lengths == tuple(LENGTHS[level] for level in levels[row])
-        torch.testing.assert_close(by_class(told, split.class_names), adaptive[row], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(by_class(told, job.class_names), adaptive[row], rtol=1e-4, atol=1e-5)
         mix = sum(stored.costs[level] for level in levels[row]) / 2
         assert told.gmacs_per_view == pytest.approx(mix + job.router["assigner_cost"] / 3)
     for level, length in enumerate(LENGTHS):
-        told = recognizer.predict(split.samples[0].path, length=length, top=10)
+        told = recognizer.predict(job.evaluation.dataset.samples[0].path, length=length, top=10)
         fixed = stored.video_scores(stored.fixed(level))[0]
-        torch.testing.assert_close(by_class(told, split.class_names), fixed, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(by_class(told, job.class_names), fixed, rtol=1e-4, atol=1e-5)
         assert (told.token_lengths, told.gmacs_per_view) == ((length, length), stored.costs[level])
 
 
@@ -279,8 +289,8 @@ def test_views_are_picked_by_functions_that_worker_processes_of_every_kind_can_r
 
     config = load_config(small_run / "config.yaml")
     for dataset in (
-        build.train_dataset(config, [], one_frame=True),
-        build.eval_job(config, [], None, clips=2, crops=3, one_frame=True).dataset,
+        train_dataset(config, [], one_frame=True),
+        eval_job(config, [], None, clips=2, crops=3, one_frame=True).dataset,
     ):
         again = pickle.loads(pickle.dumps(dataset))
         assert again.pick_views(40, random.Random(0)) == dataset.pick_views(40, random.Random(0))
@@ -291,7 +301,7 @@ def test_every_config_builds_its_model_at_a_reduced_size_and_takes_a_step(path):
     reduced = [f"model.options.{key}" for key in ("dim=24", "depth=1", "heads=2")]
     config = load_config(path, ["data.root=none", *reduced])
     model = build.build_model(config, num_classes=3)
-    optimizers = build.build_optimizers(
+    optimizers = build_optimizers(
         model, config.solver.optimizer, lr=config.solver.base_lr, weight_decay=config.solver.weight_decay
     )
     before = [parameter.clone() for parameter in model.parameters()]

@@ -20,7 +20,11 @@ TOOLS = sorted(path.name for path in (ROOT / "tools").glob("*.py"))
 @pytest.mark.parametrize("name", TOOLS)
 def test_help_is_the_manual_of_the_tool(name):
     ended = subprocess.run(
-        [sys.executable, ROOT / "tools" / name, "--help"], capture_output=True, text=True, cwd=ROOT, timeout=120
+        [sys.executable, ROOT / "tools" / name, "--help"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=120,
     )
     assert (ended.returncode, ended.stderr) == (0, "")
     manual = ast.get_docstring(ast.parse((ROOT / "tools" / name).read_text()))
@@ -65,7 +69,10 @@ def test_flops_takes_other_lengths_and_classes(tmp_path):
 
 
 def test_demo_data_is_made_once(tmp_path, capsys):
-    arguments = [tmp_path / "data", *"--train 3 --val 2 --test 1 --seed 4 --processes 1".split()]
+    arguments = [
+        tmp_path / "data",
+        *["--train", "3", "--val", "2", "--test", "1", "--seed", "4", "--processes", "1"],
+    ]
     assert run_tool("make_demo_data.py", *arguments) == 0
     assert "6 videos written" in capsys.readouterr().out
     before = contents(tmp_path)
@@ -179,7 +186,12 @@ def test_a_test_with_other_views_writes_beside_nothing_that_was_there(checkpoint
 
 
 def test_a_test_at_another_budget_of_the_curve_costs_less(checkpoint, small_run, tmp_path):
-    options = [f"output_dir={tmp_path / 'cheap'}", "router.budget=0.3", "test.throughput=false", "report.plots=false"]
+    options = [
+        f"output_dir={tmp_path / 'cheap'}",
+        "router.budget=0.3",
+        "test.throughput=false",
+        "report.plots=false",
+    ]
     assert run_tool("test_net.py", "--checkpoint", checkpoint, *options) == 0
     cheap, usual = report_of(tmp_path / "cheap")["adaptive"], report_of(small_run)["adaptive"]
     assert (cheap["budget"], usual["budget"]) == (0.3, 0.55)

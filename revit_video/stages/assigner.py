@@ -1,4 +1,4 @@
-"""Stage 2: train the assigner on length labels, then solve the budget's bias on labels that it has not seen."""
+"""Stage 2: train the assigner on length labels, then solve the budget's bias on others."""
 
 from __future__ import annotations
 
@@ -31,7 +31,9 @@ CURVE_BUDGETS = tuple(
 
 @dataclass
 class AssignerJob:
-    """Stage 2. `train_list` and `holdout_list` make data sets of one small view from samples whose label is a level."""
+    """Stage 2. `train_list` and `holdout_list` make data sets of one small view from samples whose label is a
+    level.
+    """
 
     assigner: Assigner
     samples: Sequence  # the label list
@@ -55,7 +57,9 @@ class AssignerJob:
 
 
 def train_assigner(job: AssignerJob, folder: RunFolder, log: RunLog) -> None:
-    """Train on a part of the labels, solve the budget's bias on the rest; leaves assigner and joint checkpoint."""
+    """Train on a part of the labels, solve the budget's bias on the rest; leaves assigner and joint
+    checkpoint.
+    """
     check_budget(job)
     paths, truth = [s.path for s in job.samples], [s.label for s in job.samples]
     labels = LengthLabels.load(
@@ -106,7 +110,8 @@ def train_assigner(job: AssignerJob, folder: RunFolder, log: RunLog) -> None:
     router = solve_router(job, scores.values["assigner"][:, 0], torch.tensor(labels.confidences)[order[:cut]])
     histogram = torch.bincount(lengths[lengths != DROP], minlength=len(job.costs)).tolist()
     log.say(
-        f"assigner: labels per length {dict(zip(labels.token_lengths, histogram, strict=True))}, bias {router['bias']:.3f}"
+        f"assigner: labels per length {dict(zip(labels.token_lengths, histogram, strict=True))}, "
+        f"bias {router['bias']:.3f}"
     )
     state = {name: tensor.cpu() for name, tensor in assigner.state_dict().items()}
     save_checkpoint(
@@ -122,15 +127,18 @@ def check_budget(job: AssignerJob) -> None:
     least, most = job.costs[-1] + job.assigner_cost, job.costs[0]
     if job.budget * most < least:
         raise InputError(
-            f"router.budget={job.budget:g} of the longest length's {most:.4g} GMACs cannot be met: the shortest length "
-            f"and the assigner cost {least:.4g}; give a budget from {math.ceil(1000 * least / most) / 1000:g} to 1"
+            f"router.budget={job.budget:g} of the longest length's {most:.4g} GMACs cannot be met: the shortest "
+            f"length and the assigner cost {least:.4g}; "
+            f"give a budget from {math.ceil(1000 * least / most) / 1000:g} to 1"
         )
 
 
 def solve_router(job: AssignerJob, logits: Tensor, confidence: Tensor) -> dict:
-    """The bias (assigner) and the threshold (cascade) for the job's budget and for a grid of others, from held-out videos.
+    """The bias (assigner) and the threshold (cascade) for the job's budget and for a grid of others, from
+    held-out videos.
 
-    logits: the assigner's (N, L). confidence: largest probabilities (M, L) of the backbone. Both pay for what they run.
+    logits: the assigner's (N, L). confidence: largest probabilities (M, L) of the backbone. Both pay for what
+        they run.
     """
 
     def solve(budget: float) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""The test: every video decoded once, every level run on every view, every way of choosing a length compared."""
+"""The test: every video decoded once, every level run on every view, every choice of lengths compared."""
 
 from __future__ import annotations
 
@@ -45,13 +45,19 @@ class TestJob:
     num_clips: int
     num_crops: int
     batch_size: int
+    class_names: Sequence[str]
+    title: str  # of the pictures
     throughput: bool = True
+    plots: bool = True
+    sheet_clips: int = 6  # clips of each length on the sheet; 0: no sheet
     protocol: dict = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class TestResult:
-    """`report` is report.json; `levels` (N, C) are the assigner's choices for the videos at `indices` (N,) of the list."""
+    """`report` is report.json; `levels` (N, C) are the assigner's choices for the videos at `indices` (N,) of
+    the list.
+    """
 
     __test__ = False
 
@@ -107,7 +113,7 @@ def run_test(job: TestJob, log: RunLog) -> TestResult:
 
 
 def protocol(job: TestJob, scores: Scores, report: dict) -> dict:
-    """How the numbers came about, and what the unreadable videos would do to them if they counted as wrong."""
+    """How the numbers came about, and the accuracies if unreadable videos counted as wrong."""
     num_videos, num_unreadable = len(job.evaluation.dataset.samples), len(scores.unreadable)
     num_scored = num_videos - num_unreadable
     return {
@@ -123,7 +129,7 @@ def protocol(job: TestJob, scores: Scores, report: dict) -> dict:
 
 
 def paired_rows(stored: Stored, levels: Tensor, lengths: Sequence[int]) -> dict[str, dict[str, float]]:
-    """The choice `levels` (N, C) against each fixed length and against random shares, over the same videos."""
+    """The choice `levels` (N, C) against each fixed length and random shares, over the same videos."""
     ours = stored.hit(levels)
     rows = {f"{n}x{n}": paired_difference(ours, stored.hit(stored.fixed(i))) for i, n in enumerate(lengths)}
     return rows | {"random": paired_difference(ours, random_hits(stored, levels).double().mean(dim=0))}

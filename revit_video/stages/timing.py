@@ -22,7 +22,8 @@ def time_lengths(
     warmup: int = 1,
     repeats: int = 3,
 ) -> dict:
-    """Clips per second of every length and of the assigner's choice, on the same clips, in turns in one process.
+    """Clips per second of every length and of the assigner's choice, on the same clips, in turns in one
+    process.
 
     `follows` is the speed-up over the longest length divided by what the multiply-adds promise on these very
     clips, the assigner's among them.
@@ -50,7 +51,9 @@ def time_lengths(
 def timed_functions(
     router: AssignerRouter, clips: Tensor, *, batch_size: int
 ) -> dict[int | str, Callable[[], object]]:
-    """What is timed: each fixed length, the assigner alone, and the whole adaptive way (look, regroup, run, reorder)."""
+    """What is timed: each fixed length, the assigner alone, and the whole adaptive way (look, regroup, run,
+    reorder).
+    """
 
     def fixed(level: int) -> Callable[[], object]:
         levels = torch.full((len(clips),), level, device=clips.device)
