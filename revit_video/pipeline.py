@@ -11,11 +11,11 @@ from revit_video import build
 from revit_video.config import Config, config_to_dict, load_config, save_config
 from revit_video.report.run_report import show_report, write_report
 from revit_video.stages.assigner import train_assigner
-from revit_video.stages.job import Device, RunFolder
+from revit_video.stages.job import RunFolder
 from revit_video.stages.labels import label_lengths
 from revit_video.stages.pictures import draw_result
 from revit_video.stages.revit import train_revit
-from revit_video.stages.test import run_test
+from revit_video.stages.test import TestJob, run_test
 from revit_video.train.log import RunLog
 from revit_video.types import InputError
 
@@ -53,7 +53,7 @@ def run_stages(config: Config) -> None:
         if "assigner" in todo:
             train_assigner(build.assigner_job(config, folder, run), folder, log)
         if "test" in todo:
-            test_into(folder.path, config, folder.recognizer, run, log)
+            test_into(folder.path, build.test_job(config, folder.recognizer, run), log)
     if folder.report.exists():
         show_report(folder.report)
 
@@ -74,18 +74,17 @@ def test_checkpoint(checkpoint: Path, overrides: list[str]) -> None:
             f"{folder.path} already holds a report.json; give another output_dir=, "
             "or resume=true to replace it"
         )
-    run = build.build_device(config)
     build.check_stages(config, ["test"])
+    job = build.test_job(config, checkpoint, build.build_device(config))
     folder.path.mkdir(parents=True, exist_ok=True)
     save_config(config, folder.path / "test_config.yaml" if own else folder.config)
     with RunLog(None) as log:
-        test_into(folder.path, config, checkpoint, run, log)
+        test_into(folder.path, job, log)
     show_report(folder.report)
 
 
-def test_into(folder: Path, config: Config, checkpoint: Path, run: Device, log: RunLog) -> None:
+def test_into(folder: Path, job: TestJob, log: RunLog) -> None:
     """Run the test and write its report, tables and pictures into `folder`."""
-    job = build.test_job(config, checkpoint, run)
     result = run_test(job, log)
     write_report(result.report, folder)
     if job.plots:

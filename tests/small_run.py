@@ -1,4 +1,4 @@
-"""The whole method at a very small size: the demo's config with everything shrunk, in this process, in seconds."""
+"""The whole method at a very small size: the demo's config with everything shrunk, in this process."""
 
 from __future__ import annotations
 

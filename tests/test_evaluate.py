@@ -36,7 +36,7 @@ def draw(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 def right_at(*rows: str) -> Stored:
-    """One clip of one crop per video, class 0 of 2; each row says for the levels whether the model is right: "RWR"."""
+    """Videos of one view, class 0 of 2; "RWR" is one that the model has right at levels 0 and 2."""
     signs = torch.tensor([[1.0 if mark == "R" else -1.0 for mark in row] for row in rows])  # (N, L)
     logits = torch.stack([signs, -signs], dim=-1)[:, None, None]  # (N, 1, 1, L, 2)
     return Stored(logits, torch.zeros(len(rows), dtype=torch.long), COSTS)
@@ -103,7 +103,7 @@ def test_the_summary_holds_accuracy_interval_and_cost():
 
 
 def test_random_assignment_scores_what_chance_gives_at_the_same_shares():
-    # 30 videos are right at level 0 alone, 50 at level 2 alone, 20 at both; 40% of the clips run at level 0, 60% at 2
+    # 30 videos are right at level 0 alone, 50 at level 2 alone, 20 at both; 40% run at level 0, 60% at 2
     stored = right_at(*["RWW"] * 30, *["WWR"] * 50, *["RWR"] * 20)
     levels = torch.tensor([0] * 40 + [2] * 60)[:, None]
     row = random_baseline(stored, levels, draws=400)

@@ -1,6 +1,7 @@
-"""The main job end to end on generated videos, at a very small size: what it leaves, and that it can be trusted to go on."""
+"""The main job end to end on generated videos, at a very small size: what it leaves, and how it goes on."""
 
 import json
+import pickle
 import random
 import shutil
 from pathlib import Path
@@ -14,9 +15,13 @@ from revit_video.build.data import eval_job, train_dataset
 from revit_video.build.jobs import router_at
 from revit_video.config import load_config
 from revit_video.data.demo import demo_split
+from revit_video.evaluate.adaptive import Stored
 from revit_video.recognizer import Recognizer
+from revit_video.routing.budget import biased_levels
+from revit_video.stages import assigner as assigner_stage
 from revit_video.stages import revit as revit_stage
-from revit_video.stages.job import RunFolder
+from revit_video.stages.job import EvalJob, RunFolder, all_levels
+from revit_video.train.log import RunLog
 from revit_video.train.losses import Distillation
 from revit_video.train.optim import build_optimizers
 from revit_video.train.revit import revit_step
@@ -39,7 +44,7 @@ FILES = {
 
 
 def numbers(run: Path) -> dict:
-    """The report without what differs from run to run: times, date, command, and the commit, which an edit changes."""
+    """The report without what differs from run to run: times, date, command, and commit."""
     report = report_of(run)
     report.pop("throughput", None)
     for row in [*report["per_length"], report["adaptive"]]:
@@ -107,7 +112,7 @@ def test_a_second_run_into_the_same_folder_is_refused_and_changes_nothing(small_
     before = contents(small_run)
     for stage in ("all", "revit", "labels", "assigner", "test"):
         assert train(small_run, demo_data, f"stage={stage}") == 2
-        out, err = capfd.readouterr()
+        err = capfd.readouterr().err
         assert err.count("\n") == 1 and "already holds" in err and "resume=true" in err
     assert contents(small_run) == before
 
@@ -208,16 +213,18 @@ def test_the_budget_is_solved_on_videos_that_the_assigner_is_not_trained_on(
     small_run, demo_data, tmp_path, monkeypatch
 ):
     seen = {}
+    train_batches, score = assigner_stage.train_batches, EvalJob.score
 
-    def noting(name, real):
-        def call(config, samples, *args, **options):
-            seen[name] = {sample.path for sample in samples}
-            return real(config, samples, *args, **options)
+    def noting_training(dataset, **options):
+        seen["training"] = {sample.path for sample in dataset.samples}
+        return train_batches(dataset, **options)
 
-        return call
+    def noting_holdout(self, *args, **options):
+        seen["holdout"] = {sample.path for sample in self.dataset.samples}
+        return score(self, *args, **options)
 
-    monkeypatch.setattr(build, "train_dataset", noting("training", train_dataset))
-    monkeypatch.setattr(build, "eval_job", noting("holdout", eval_job))
+    monkeypatch.setattr(assigner_stage, "train_batches", noting_training)
+    monkeypatch.setattr(EvalJob, "score", noting_holdout)
     run = copy(small_run, tmp_path / "run", "recognizer.pt", "checkpoints/assigner.pt")
     assert train(run, demo_data, "stage=assigner", "router.holdout_share=0.25") == 0
     assert not seen["training"] & seen["holdout"]
@@ -247,23 +254,18 @@ def test_a_bias_of_the_curve_serves_its_budget_without_training(small_run):
 
 
 def test_the_recognizer_predicts_what_the_test_stage_scores(small_run, demo_data):
-    from revit_video.evaluate.adaptive import Stored
-    from revit_video.routing.budget import biased_levels
-    from revit_video.stages.job import all_levels
-    from revit_video.train.log import RunLog
-
     config = build.checkpoint_config(small_run / "recognizer.pt", ["test.num_spatial_crops=3"])
     job = build.test_job(config, small_run / "recognizer.pt", build.build_device(config))
     scores = job.evaluation.score(all_levels(job.model, job.assigner), RunLog(), title="test")
     stored = Stored(scores.values["logits"].unflatten(1, (2, 3)), scores.labels, tuple(job.router["costs"]))
-    levels = biased_levels(
-        scores.values["assigner"].unflatten(1, (2, 3))[:, :, 1], stored.costs, job.router["bias"]
-    )
+    wishes = scores.values["assigner"].unflatten(1, (2, 3))[:, :, 1]
+    bias = (wishes[..., 0] - wishes[..., 2]).median().item() / (1 - stored.costs[2] / stored.costs[0])
+    levels = biased_levels(wishes, stored.costs, bias)
     assert len(levels.unique()) > 1
     adaptive = stored.video_scores(levels)
 
     recognizer = Recognizer.load(small_run / "recognizer.pt", dtype="float32")
-    recognizer.config = config
+    recognizer.config, recognizer.router.bias = config, bias
     for row, sample in enumerate(job.evaluation.dataset.samples):
         told = recognizer.predict(sample.path, top=10)
         assert told.token_lengths == tuple(LENGTHS[level] for level in levels[row])
@@ -285,8 +287,6 @@ def by_class(told, class_names) -> torch.Tensor:
 
 
 def test_views_are_picked_by_functions_that_worker_processes_of_every_kind_can_receive(small_run):
-    import pickle
-
     config = load_config(small_run / "config.yaml")
     for dataset in (
         train_dataset(config, [], one_frame=True),

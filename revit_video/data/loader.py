@@ -58,7 +58,7 @@ def train_batches(
         batch_sampler=sampler,
         collate_fn=collate,
         num_workers=num_workers,
-        # Starting a loader draws a number, from the global stream if not from here: a resumed run would differ.
+        # Starting a loader draws a number: not from the global stream, or a resumed run would differ.
         generator=torch.Generator(),
     )
 

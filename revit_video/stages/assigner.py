@@ -127,8 +127,8 @@ def check_budget(job: AssignerJob) -> None:
     least, most = job.costs[-1] + job.assigner_cost, job.costs[0]
     if job.budget * most < least:
         raise InputError(
-            f"router.budget={job.budget:g} of the longest length's {most:.4g} GMACs cannot be met: the shortest "
-            f"length and the assigner cost {least:.4g}; "
+            f"router.budget={job.budget:g} of the longest length's {most:.4g} GMACs cannot be met: "
+            f"the shortest length and the assigner cost {least:.4g}; "
             f"give a budget from {math.ceil(1000 * least / most) / 1000:g} to 1"
         )
 
