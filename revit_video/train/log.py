@@ -65,29 +65,32 @@ class ProgressLine:
         self.log, self.title, self.total, self.unit, self.every_s = log, title, total, unit, every_s
         self.done = self.start = start
         self.started = self.said = time.monotonic()
+        self.done_when_said = start
         self.bar = None
         if log.console.is_terminal:
-            columns = (
-                "[bold]{task.description}",
+            self.bar = Progress(
+                TextColumn("[bold]{task.description}"),
                 BarColumn(),
                 MofNCompleteColumn(),
                 TextColumn("{task.fields[note]}"),
+                TimeRemainingColumn(),
+                console=log.console,
             )
-            columns = [TextColumn(c) if isinstance(c, str) else c for c in columns]
-            self.bar = Progress(*columns, TimeRemainingColumn(), console=log.console)
             self.bar.start()
             self.task = self.bar.add_task(title, total=total, completed=start, note="")
 
     def advance(self, count: int = 1, note: str = "") -> None:
         self.done += count
         now = time.monotonic()
-        rate = (self.done - self.start) / max(now - self.started, 1e-9)
-        note = f"{note}  {rate:.1f} {self.unit}/s"
         if self.bar is not None:
-            self.bar.update(self.task, completed=self.done, note=note)
+            rate = (self.done - self.start) / max(now - self.started, 1e-9)
+            self.bar.update(self.task, completed=self.done, note=f"{note}  {rate:.1f} {self.unit}/s")
         elif now - self.said >= self.every_s:
-            self.said = now
-            left = (self.total - self.done) / rate
+            rate = (self.done - self.done_when_said) / (
+                now - self.said
+            )  # of late: growing slows the steps down
+            self.said, self.done_when_said = now, self.done
+            note, left = f"{note}  {rate:.1f} {self.unit}/s", (self.total - self.done) / rate
             self.log.say(f"{self.title}: {self.done}/{self.total}  {note}  {left:.0f} s left")
 
     def close(self) -> None:

@@ -1,0 +1,30 @@
+"""Config to objects: the only place that knows both the settings and the parts. All else takes plain
+arguments.
+"""
+
+from revit_video.build.data import file_dataset
+from revit_video.build.device import build_device
+from revit_video.build.jobs import (
+    assigner_job,
+    check_stages,
+    checkpoint_config,
+    labels_job,
+    revit_job,
+    run_plan,
+    test_job,
+)
+from revit_video.build.networks import build_model, recognizer_parts
+
+__all__ = [
+    "assigner_job",
+    "build_device",
+    "build_model",
+    "check_stages",
+    "checkpoint_config",
+    "file_dataset",
+    "labels_job",
+    "recognizer_parts",
+    "revit_job",
+    "run_plan",
+    "test_job",
+]

@@ -1,0 +1,239 @@
+"""What a run does, and the jobs of its stages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from revit_video.backbones.costs import level_gmacs
+from revit_video.build.data import (
+    build_split,
+    check_classes,
+    eval_job,
+    flip_map,
+    label_samples,
+    train_dataset,
+)
+from revit_video.build.networks import (
+    build_assigner,
+    build_model,
+    identity,
+    start_from,
+    trained_assigner,
+    trained_model,
+)
+from revit_video.config import Config, config_from_dict, override_config
+from revit_video.decode import DECODERS, DEFAULT_DECODER
+from revit_video.report.macs import count_macs
+from revit_video.report.provenance import provenance
+from revit_video.stages.assigner import AssignerJob
+from revit_video.stages.job import Device, RunFolder
+from revit_video.stages.labels import LabelsJob
+from revit_video.stages.revit import RevitJob
+from revit_video.stages.test import TestJob
+from revit_video.train.checkpoint import load_checkpoint
+from revit_video.train.losses import Distillation
+from revit_video.train.optim import build_optimizers, cosine_factor, relative_factor
+from revit_video.types import InputError
+
+STAGES = ("revit", "labels", "assigner", "test")
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """What to run and where it goes."""
+
+    output_dir: Path
+    stages: tuple[str, ...]
+    resume: bool
+
+
+def run_plan(config: Config) -> RunPlan:
+    """The stages that `config.stage` asks for, in order."""
+    stages = STAGES if config.stage == "all" else (config.stage,)
+    return RunPlan(Path(config.output_dir), stages, config.resume)
+
+
+def checkpoint_config(checkpoint: Path, overrides: Sequence[str]) -> Config:
+    """The config a checkpoint was trained by, with overrides. Reports go into its folder unless `output_dir`
+    says else.
+    """
+    state = load_checkpoint(checkpoint, kind="recognizer")
+    ours = {**state["config"], "output_dir": str(checkpoint.parent), "resume": False}
+    trained = config_from_dict(ours, source=str(checkpoint))
+    config = override_config(trained, overrides)
+    for group in ("model", "assigner"):
+        if getattr(config, group) != getattr(trained, group):
+            raise InputError(
+                f"{checkpoint} holds trained networks, so {group}.* cannot change; train anew for that"
+            )
+    return config
+
+
+def check_stages(config: Config, stages: Sequence[str]) -> None:
+    """Refuse what a stage would stumble over: an unknown decoder, a list with a mistake, lists of other
+    classes.
+    """
+    decoders = ["auto", *DECODERS]
+    if config.data.decoder not in decoders:
+        raise InputError(f"data.decoder is {config.data.decoder!r}, but must be one of {', '.join(decoders)}")
+    if "assigner" in stages and len(config.model.token_lengths) < 2:
+        raise InputError(
+            f"model.token_lengths is {config.model.token_lengths}: nothing to assign; "
+            "give more lengths or stage=revit"
+        )
+    lists = {"revit": "train", "labels": config.labels.split, "assigner": config.labels.split, "test": "test"}
+    splits = {name: build_split(config, name) for name in dict.fromkeys(lists[stage] for stage in stages)}
+    names = {name: split.class_names for name, split in splits.items()}
+    for name, classes in names.items():
+        first = next(iter(names))
+        if classes != names[first]:
+            raise InputError(
+                f"the {first} list has {len(names[first])} classes, the {name} list {len(classes)}, or their "
+                "names differ; make them agree (lists without class names: data.num_classes says how many)"
+            )
+
+
+def revit_job(config: Config, run: Device) -> RevitJob:
+    """Stage 1 from the config; `model.init_from` gives the weights it starts from."""
+    solver, revit = config.solver, config.revit
+    split = build_split(config, "train")
+    torch.manual_seed(config.seed)
+    model = build_model(config, len(split.class_names))
+    if config.model.init_from:
+        if revit.grow_share:
+            raise InputError(
+                "model.init_from gives all lengths their weights, and revit.grow_share would overwrite the longer "
+                "ones; set revit.grow_share=0"
+            )
+        start_from(model, config.model.init_from)
+    dataset = train_dataset(
+        config, split.samples, flip_labels=flip_map(config.data.flip_labels, split.class_names)
+    )
+    steps_per_epoch = max(1, len(dataset) // solver.batch_size)
+    total = solver.max_steps or solver.max_epoch * steps_per_epoch
+    return RevitJob(
+        model=model,
+        dataset=dataset,
+        optimizers=build_optimizers(
+            model,
+            solver.optimizer,
+            lr=solver.base_lr,
+            weight_decay=solver.weight_decay,
+            momentum=solver.momentum,
+            muon_lr=solver.muon_lr,
+        ),
+        lr_factor=lr_factor(config, total, steps_per_epoch),
+        total_steps=total,
+        grow_at=round(total * revit.grow_share),
+        batch_size=solver.batch_size,
+        distillation=Distillation(
+            weight=revit.distill_weight,
+            temperature=revit.temperature,
+            hard=revit.hard,
+            kl_order=revit.kl_order,
+            feature_weight=revit.feature_transfer,
+            attention_weight=revit.attention_transfer,
+        ),
+        run=run,
+        smoothing=solver.label_smoothing,
+        clip_grad=solver.clip_grad,
+        ema_decay=solver.ema,
+        seed=config.seed,
+        num_workers=config.data.num_workers,
+        max_unreadable=config.data.max_unreadable,
+        log_period=solver.log_period,
+        checkpoint_period=solver.checkpoint_period,
+        identity=identity(config, split.class_names),
+    )
+
+
+def lr_factor(config: Config, total: int, steps_per_epoch: int) -> Callable[[int], float]:
+    """The learning rate over `total` steps as a share of its peak."""
+    solver = config.solver
+    if solver.schedule == "constant":
+        return lambda step: 1.0
+    if solver.schedule == "relative_steps":
+        return lambda step: relative_factor(step, steps_per_epoch, epochs=solver.steps, factors=solver.lrs)
+    return partial(cosine_factor, total=total, warmup=max(1, round(total * solver.warmup_share)))
+
+
+def labels_job(config: Config, folder: RunFolder, run: Device) -> LabelsJob:
+    """The labels stage from the config and the trained backbone."""
+    model, _, state = trained_model(folder.revit, kind="revit", run=run)
+    split, samples = label_samples(config)
+    check_classes(split, state["class_names"], source=str(folder.revit))
+    dtype = str(run.dtype).removeprefix("torch.")
+    protocol = f"{config.labels.split} list, 1 centre view, crop {config.data.crop}, {dtype}"
+    evaluation = eval_job(config, samples, run, max_unreadable=config.data.max_unreadable)
+    return LabelsJob(model, evaluation, protocol)
+
+
+def assigner_job(config: Config, folder: RunFolder, run: Device) -> AssignerJob:
+    """Stage 2 from the config, the backbone's cost and the label list."""
+    model, _, _ = trained_model(folder.revit, kind="revit", run=run)
+    split, samples = label_samples(config)
+    torch.manual_seed(config.seed)
+    assigner = build_assigner(config)
+    clip = torch.zeros(1, 3, 1, config.data.crop, config.data.crop)
+    tla = config.assigner
+    return AssignerJob(
+        assigner=assigner,
+        samples=samples,
+        train_list=lambda part: train_dataset(config, part, one_frame=True),
+        holdout_list=lambda part: eval_job(config, part, replace(run, dtype=torch.float32), one_frame=True),
+        optimizers=build_optimizers(assigner, "adamw", lr=tla.base_lr, weight_decay=tla.weight_decay),
+        lr_factor=lambda step, total: cosine_factor(step, total, warmup=max(1, total // 20)),
+        costs=level_gmacs(model),
+        assigner_cost=count_macs(assigner, clip) / 1e9,
+        budget=config.router.budget,
+        epochs=tla.epochs,
+        batch_size=tla.batch_size,
+        holdout_share=config.router.holdout_share,
+        none_right=config.labels.none_right,
+        class_weight=tla.class_weight,
+        run=run,
+        seed=config.seed,
+        num_workers=config.data.num_workers,
+        max_unreadable=config.data.max_unreadable,
+        identity=identity(config, split.class_names),
+    )
+
+
+def test_job(config: Config, checkpoint: Path, run: Device) -> TestJob:
+    """The test of a joint checkpoint on the config's test list."""
+    model, trained, state = trained_model(checkpoint, kind="recognizer", run=run)
+    split = build_split(config, "test")
+    check_classes(split, state["class_names"], source=str(checkpoint))
+    test, decoder = config.test, config.data.decoder
+    if decoder == "auto":
+        decoder = DEFAULT_DECODER
+    views = {"clips": test.num_ensemble_views, "crops": test.num_spatial_crops}
+    return TestJob(
+        model=model,
+        assigner=trained_assigner(trained, state, source=checkpoint, run=run),
+        router=router_at(state["router"], config.router.budget),
+        evaluation=eval_job(config, split.samples, run, **views),
+        num_clips=test.num_ensemble_views,
+        num_crops=test.num_spatial_crops,
+        batch_size=test.batch_size,
+        class_names=split.class_names,
+        title=f"{config.model.name} on {config.data.dataset}",
+        throughput=test.throughput,
+        plots=config.report.plots,
+        sheet_clips=config.report.sheet_clips,
+        protocol=provenance(device=run.device, dtype=run.dtype, seed=config.seed, decoder=decoder),
+    )
+
+
+def router_at(router: dict, budget: float) -> dict:
+    """The router with the bias and the threshold of another budget, one of those that training solved."""
+    solved = {row["budget"]: row for row in [*router["curve"], router]}
+    if budget not in solved:
+        known = ", ".join(f"{number:g}" for number in sorted(solved))
+        raise InputError(f"router.budget is {budget:g}, but this checkpoint was solved for {known}")
+    return {**router, **{key: solved[budget][key] for key in ("budget", "bias", "threshold")}}

@@ -1,0 +1,116 @@
+"""Networks from the settings, fresh or from a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+import revit_video
+from revit_video.backbones.core import ReViT
+from revit_video.backbones.costs import level_gmacs
+from revit_video.backbones.zoo import create_model
+from revit_video.build.device import build_device
+from revit_video.config import Config, config_from_dict, config_to_dict
+from revit_video.routing.assigner import Assigner
+from revit_video.routing.router import AssignerRouter
+from revit_video.stages.job import Device
+from revit_video.train.checkpoint import load_checkpoint, load_weights
+from revit_video.types import InputError
+
+
+def build_model(config: Config, num_classes: int) -> ReViT:
+    """The backbone with fresh weights."""
+    model, data = config.model, config.data
+    settings = {
+        "num_classes": num_classes,
+        "token_lengths": tuple(model.token_lengths),
+        "num_frames": data.num_frames,
+        "crop": data.crop,
+        "patch_embed": model.patch_embed,
+        "distill_token": model.distill_token,
+        "drop_path": model.drop_path,
+    }
+    for key in settings.keys() & model.options.keys():
+        raise InputError(
+            f"model.options holds {key!r}, which has a key of its own among model.* and data.*; set it there"
+        )
+    return create_model(model.name, **settings, **model.options)
+
+
+def build_assigner(config: Config) -> Assigner:
+    """The assigner with fresh weights."""
+    tla = config.assigner
+    return Assigner(
+        len(config.model.token_lengths), width=tla.width, depth=tla.depth, image_size=tla.image_size
+    )
+
+
+def identity(config: Config, class_names: Sequence[str]) -> dict:
+    """What a checkpoint says of itself: enough to rebuild the model and to refuse other data."""
+    return {
+        "config": config_to_dict(config),
+        "class_names": list(class_names),
+        "versions": {"revit_video": revit_video.__version__, "torch": str(torch.__version__)},
+    }
+
+
+def start_from(model: ReViT, path: str) -> None:
+    """Weights of another run of the same architecture; heads keep their fresh weights if the number of
+    classes differs.
+    """
+    state = load_checkpoint(path)
+    if "model" not in state or "class_names" not in state:
+        raise InputError(
+            f"{path} holds {state['kind']!r}; expected a trained backbone "
+            "(checkpoints/revit.pt or recognizer.pt)"
+        )
+    theirs, ours = dict(state["model"]), model.state_dict()
+    if theirs["head.weight"].shape != ours["head.weight"].shape:
+        theirs |= {name: value for name, value in ours.items() if name.startswith("head")}
+    load_weights(model, theirs, source=path)
+
+
+def trained_model(path: Path, *, kind: str, run: Device) -> tuple[ReViT, Config, dict]:
+    """A backbone from a checkpoint, in evaluation mode on the device, with the config it was trained by and
+    the whole state.
+    """
+    state = load_checkpoint(path, kind=kind)
+    config = config_from_dict(state["config"], source=str(path))
+    model = build_model(config, len(state["class_names"]))
+    load_weights(model, state["model"], source=path)
+    return model.eval().to(run.device, run.dtype), config, state
+
+
+def trained_assigner(config: Config, state: dict, *, source: Path, run: Device) -> Assigner:
+    """The assigner of a joint checkpoint, in evaluation mode. It stays in float32: its depthwise convolutions
+    gain nothing.
+    """
+    assigner = build_assigner(config)
+    load_weights(assigner, state["assigner"], source=source)
+    return assigner.eval().to(run.device)
+
+
+def recognizer_parts(checkpoint: Path, *, device: str, dtype: str) -> dict:
+    """The fields of a `Recognizer` from a joint checkpoint or a backbone's."""
+    state = load_checkpoint(checkpoint)
+    if state["kind"] not in ("recognizer", "revit"):
+        raise InputError(
+            f"{checkpoint} holds {state['kind']!r}; expected recognizer.pt or checkpoints/revit.pt of a run"
+        )
+    run = build_device(replace(config_from_dict(state["config"]), device=device, dtype=dtype))
+    model, config, state = trained_model(checkpoint, kind=state["kind"], run=run)
+    whole = state["kind"] == "recognizer"
+    router = state["router"] if whole else {"costs": level_gmacs(model), "bias": 0.0, "assigner_cost": 0.0}
+    assigner = trained_assigner(config, state, source=checkpoint, run=run) if whole else None
+    return {
+        "router": AssignerRouter(model, assigner, costs=router["costs"], bias=router["bias"]),
+        "config": config,
+        "class_names": tuple(state["class_names"]),
+        "run": run,
+        "source": str(checkpoint),
+        "has_assigner": whole,
+        "assigner_gmacs": router["assigner_cost"],
+    }
