@@ -173,6 +173,7 @@ class AssignerConfig:
     weight_decay: float = 0.05
     batch_size: int = 32  # frames
     class_weight: str = "sqrt"  # none | sqrt | balanced: weight of a rare length label in the loss
+    soft_labels: bool = False  # learn how probable each length is to be the label, from the backbone's losses
 
     def __post_init__(self) -> None:
         _one_of(self, "class_weight", ("none", "sqrt", "balanced"))

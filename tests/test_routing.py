@@ -13,7 +13,7 @@ from revit_video.routing.budget import (
     solve_bias,
     solve_threshold,
 )
-from revit_video.routing.labels import DROP, LengthLabels, shortest_right, split_digest
+from revit_video.routing.labels import DROP, LengthLabels, expected_label, shortest_right, split_digest
 from revit_video.routing.router import AssignerRouter, CascadeRouter, run_at_levels
 from revit_video.stages.labels import rounded
 from revit_video.types import InputError
@@ -262,3 +262,15 @@ def test_a_cascade_stops_at_the_first_sure_level_and_at_the_longest_where_none_i
     )
     assert cascade_levels(confidence, 0.5).tolist() == [2, 1, 0, 0, 2]
     assert confidence[3, 0] == 0.1  # the input is left as it was
+
+
+def test_soft_labels_share_out_one_by_the_chance_that_shorter_lengths_were_wrong():
+    right = torch.tensor([[0.9, 0.6, 0.8], [0.5, 1.0, 0.0]])  # probability of the true class at 14, 10, 7
+    soft = expected_label(-right.log())
+    torch.testing.assert_close(soft, torch.tensor([[0.08, 0.12, 0.8], [0.0, 1.0, 0.0]]))
+
+
+def test_soft_labels_of_a_sure_backbone_are_the_shortest_right_length():
+    correct = torch.tensor([[1, 1, 1], [1, 1, 0], [1, 0, 0], [0, 1, 0], [0, 0, 0]], dtype=torch.bool)
+    losses = torch.where(correct, 0.0, 50.0)
+    assert expected_label(losses).argmax(dim=1).tolist() == shortest_right(correct).tolist()

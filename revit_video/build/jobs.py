@@ -107,8 +107,8 @@ def revit_job(config: Config, run: Device) -> RevitJob:
     if config.model.init_from:
         if revit.grow_share:
             raise InputError(
-                "model.init_from gives all lengths their weights, and revit.grow_share would overwrite the longer "
-                "ones; set revit.grow_share=0"
+                "model.init_from gives all lengths their weights, and revit.grow_share would overwrite the "
+                "longer ones; set revit.grow_share=0"
             )
         start_from(model, config.model.init_from)
     dataset = train_dataset(
@@ -196,6 +196,7 @@ def assigner_job(config: Config, folder: RunFolder, run: Device) -> AssignerJob:
         holdout_share=config.router.holdout_share,
         none_right=config.labels.none_right,
         class_weight=tla.class_weight,
+        soft_labels=tla.soft_labels,
         run=run,
         seed=config.seed,
         num_workers=config.data.num_workers,

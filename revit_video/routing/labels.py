@@ -77,6 +77,24 @@ def split_digest(paths: Sequence[str], labels: Sequence[int]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def expected_label(losses: Tensor) -> Tensor:
+    """How probable each level is to be the shortest right one, (N, L), from the losses (N, L) at every level.
+
+    exp(-loss) is the probability that the backbone gave to the true class; a level counts with that times the
+    chance that every shorter one was wrong, and the longest takes what is left. The same label as
+    `shortest_right` where the backbone is sure, but one that says how close the others came: from a few hundred
+    videos an assigner learns to rank clips far better so (docs/results.md).
+    """
+    right = torch.exp(-losses)
+    labels = torch.zeros_like(right)
+    still_wrong = torch.ones_like(right[:, 0])
+    for level in range(losses.shape[1] - 1, 0, -1):
+        labels[:, level] = still_wrong * right[:, level]
+        still_wrong = still_wrong * (1 - right[:, level])
+    labels[:, 0] = still_wrong
+    return labels
+
+
 def shortest_right(correct: Tensor, *, none_right: str = "longest") -> Tensor:
     """Labels (N,) from correctness (N, L), levels running from the longest to the shortest.
 

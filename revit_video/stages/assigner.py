@@ -15,7 +15,7 @@ from revit_video.data.dataset import Batch, UnreadableLimit, VideoDataset
 from revit_video.data.loader import train_batches
 from revit_video.routing.assigner import Assigner
 from revit_video.routing.budget import solve_bias, solve_threshold
-from revit_video.routing.labels import DROP, LengthLabels, shortest_right, split_digest
+from revit_video.routing.labels import DROP, LengthLabels, expected_label, shortest_right, split_digest
 from revit_video.stages.job import Device, EvalJob, RunFolder
 from revit_video.train.assigner import assigner_step, class_weights
 from revit_video.train.checkpoint import file_digest, load_checkpoint, save_checkpoint
@@ -49,6 +49,7 @@ class AssignerJob:
     holdout_share: float
     none_right: str
     class_weight: str
+    soft_labels: bool
     run: Device
     seed: int = 0
     num_workers: int = 0
@@ -78,6 +79,10 @@ def train_assigner(job: AssignerJob, folder: RunFolder, log: RunLog) -> None:
 
     assigner = job.assigner.to(job.run.device)
     levels = torch.tensor([s.label for s in training], device=job.run.device)
+    targets = levels
+    if job.soft_labels:
+        kept = [i for i in order[cut:] if lengths[i] != DROP]
+        targets = expected_label(torch.tensor(labels.losses)[kept]).to(job.run.device)
     weight = class_weights(levels, num_levels=len(job.costs), kind=job.class_weight)
     total = max(1, job.epochs * len(training) // job.batch_size)
     limit = UnreadableLimit(len(training), max_share=job.max_unreadable, warn=log.say)
@@ -87,7 +92,7 @@ def train_assigner(job: AssignerJob, folder: RunFolder, log: RunLog) -> None:
         if not len(batch.labels):
             return {"loss": 0.0}
         clips = job.run.to_clips(batch.clips.flatten(0, 1))
-        return assigner_step(assigner, clips, batch.labels.to(job.run.device), class_weight=weight)
+        return assigner_step(assigner, clips, targets[batch.indices.to(targets.device)], class_weight=weight)
 
     fit(
         assigner,

@@ -19,14 +19,15 @@ def assigner_step(
     class_weight: Tensor | None = None,
     autocast: Callable[[], AbstractContextManager] = nullcontext,
 ) -> dict[str, float]:
-    """Backward of the cross-entropy between the assigner's logits for clips (B, C, T, H, W) and length labels
-    (B,).
+    """Backward of the cross-entropy between the assigner's logits for clips (B, C, T, H, W) and their length
+    labels: levels (B,), or probabilities of levels (B, L).
     """
     with autocast():
         logits = assigner(clips)
     loss = F.cross_entropy(logits.float(), lengths, weight=class_weight)
     loss.backward()
-    return {"loss": loss.item(), "length@1": 100.0 * correct_rows(logits, lengths).float().mean().item()}
+    levels = lengths if lengths.ndim == 1 else lengths.argmax(dim=-1)
+    return {"loss": loss.item(), "length@1": 100.0 * correct_rows(logits, levels).float().mean().item()}
 
 
 def class_weights(lengths: Tensor, *, num_levels: int, kind: str) -> Tensor | None:
