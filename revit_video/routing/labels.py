@@ -81,8 +81,8 @@ def expected_label(losses: Tensor) -> Tensor:
     """How probable each level is to be the shortest right one, (N, L), from the losses (N, L) at every level.
 
     exp(-loss) is the probability that the backbone gave to the true class; a level counts with that times the
-    chance that every shorter one was wrong, and the longest takes what is left. The same label as
-    `shortest_right` where the backbone is sure, but one that says how close the others came: from a few hundred
+    chance that every shorter one was wrong, and the longest takes what is left. The label of
+    `shortest_right` where the backbone is sure, and elsewhere how close the others came: from a few hundred
     videos an assigner learns to rank clips far better so (docs/results.md).
     """
     right = torch.exp(-losses)
