@@ -100,7 +100,9 @@ def recognizer_parts(checkpoint: Path, *, device: str, dtype: str) -> dict:
         raise InputError(
             f"{checkpoint} holds {state['kind']!r}; expected recognizer.pt or checkpoints/revit.pt of a run"
         )
-    run = build_device(replace(config_from_dict(state["config"]), device=device, dtype=dtype))
+    run = build_device(
+        replace(config_from_dict(state["config"], source=str(checkpoint)), device=device, dtype=dtype)
+    )
     model, config, state = trained_model(checkpoint, kind=state["kind"], run=run)
     whole = state["kind"] == "recognizer"
     router = state["router"] if whole else {"costs": level_gmacs(model), "bias": 0.0, "assigner_cost": 0.0}
