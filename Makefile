@@ -1,5 +1,5 @@
 # make demo   train, label, assign, test on generated videos, then predict a file (about a quarter of an hour on 2 cores)
-# make test   lint-free test suite for a machine without a GPU        make test-all   all that this machine can run
+# make test   the suite for a machine without a GPU                   make test-all   all that this machine can run
 # make lint   style and names                                          make clean      remove .venv and output
 
 PYTHON ?= python3
