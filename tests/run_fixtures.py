@@ -3,6 +3,7 @@
 A test module asks for them by `pytest_plugins = ["run_fixtures"]`.
 """
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -25,3 +26,29 @@ def small_run(tmp_path_factory, demo_data) -> Path:
     out = tmp_path_factory.mktemp("run") / "small"
     assert train(out, demo_data) == 0
     return out
+
+
+@pytest.fixture
+def data(demo_data, tmp_path):
+    """A copy of the generated videos, to be broken."""
+    return shutil.copytree(demo_data, tmp_path / "data")
+
+
+@pytest.fixture
+def run(small_run, tmp_path):
+    """A copy of the finished run, to be broken."""
+    return shutil.copytree(small_run, tmp_path / "run")
+
+
+@pytest.fixture
+def refusal(capfd):
+    """refusal(code): the one line on stderr of a command that ended with this exit code."""
+
+    def line(code: int) -> str:
+        out, err = capfd.readouterr()
+        assert code == 2
+        assert err.startswith("error: ") and err.count("\n") == 1, err
+        assert "Traceback" not in out
+        return err
+
+    return line
