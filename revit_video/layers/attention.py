@@ -13,11 +13,12 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """softmax(q k^T / sqrt(d)) v for q (..., Nq, d) and k, v (..., Nk, d); the result is (..., Nq, d).
 
     The kernel follows device and shape, by measurement (docs/performance.md): on a CPU the fused kernel loses
-    to two matrix products on short sequences (time attention), and its bfloat16 backward is slow.
+    to two matrix products on short sequences (time attention) without gradients, and with them in bfloat16.
     """
     if q.device.type == "cpu":
-        slow_backward = q.dtype == torch.bfloat16 and q.requires_grad and torch.is_grad_enabled()
-        if slow_backward or k.shape[-2] <= SHORT_SEQUENCE:
+        training = q.requires_grad and torch.is_grad_enabled()
+        two_products = q.dtype == torch.bfloat16 if training else k.shape[-2] <= SHORT_SEQUENCE
+        if two_products:
             return (q * q.shape[-1] ** -0.5 @ k.transpose(-2, -1)).softmax(dim=-1) @ v
     return F.scaled_dot_product_attention(q, k, v)
 
