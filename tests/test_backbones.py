@@ -165,7 +165,7 @@ def test_a_plain_colour_keeps_its_token_when_a_smooth_kernel_shrinks(tiny):
         waves = torch.sin(torch.linspace(0.2, 2.8, 16, dtype=torch.float64))
         largest.copy_(largest[..., :1, :1] * waves[:, None] * waves)
     model.grow(2)
-    colour = torch.full((1, 3, 32, 32), 0.6, dtype=torch.float64)
+    colour = torch.full((1, 3, 1, 32, 32), 0.6, dtype=torch.float64)
     middle = [
         embed(colour).view(n, n, 16)[n // 2, n // 2]
         for embed, n in zip(model.patch_embeds, (4, 3, 2), strict=True)

@@ -9,13 +9,9 @@ from revit_video.layers import attention
 from revit_video.layers.attention import Attention, attend
 from revit_video.layers.block import drop_path
 from revit_video.layers.length_norm import LengthNorm
-from revit_video.layers.patch_embed import (
-    ConvPatchEmbed,
-    ResizePatchEmbed,
-    build_patch_embed,
-    patch_and_padding,
-)
+from revit_video.layers.patch_embed import ConvPatchEmbed, ResizePatchEmbed, patch_and_padding
 from revit_video.layers.positions import resize_grid_table, sine_grid
+from revit_video.layers.stems import build_stem
 from revit_video.types import InputError, TokenGrid
 
 ODD_CROPS = [97, 111, 128, 160, 161, 225, 287]
@@ -53,7 +49,7 @@ def test_every_crop_gives_exactly_the_tokens_asked_for(crop, tokens):
     assert 0 <= after - before <= 1
     assert after < patch, "a patch without any picture"
     embed = ConvPatchEmbed(2, TokenGrid(1, tokens, tokens), (crop, crop))
-    assert embed(torch.zeros(1, 3, crop, crop)).shape == (1, tokens**2, 2)
+    assert embed(torch.zeros(1, 3, 1, crop, crop)).shape == (1, 1, tokens**2, 2)
 
 
 def test_the_papers_patches_of_a_224_px_crop():
@@ -64,6 +60,11 @@ def test_the_papers_patches_of_a_224_px_crop():
 def test_a_crop_too_small_for_its_tokens_is_refused():
     with pytest.raises(InputError, match="a crop of 57 px cannot be split into 14 patches; use fewer tokens"):
         patch_and_padding(57, 14)
+
+
+def as_clip(frames: torch.Tensor) -> torch.Tensor:
+    """Frames (M, C, H, W) as one clip of them."""
+    return frames.transpose(0, 1)[None]
 
 
 @pytest.mark.parametrize(
@@ -85,44 +86,61 @@ def test_a_conv_embedding_is_pad_then_one_matrix_product_per_patch(grid, crop, p
     patches = F.pad(frames, padding).unfold(2, rows, rows).unfold(3, columns, columns)  # (M, C, h, w, ...)
     assert patches.shape[2:4] == (grid.height, grid.width)
     expected = torch.einsum("mchwij,dcij->mhwd", patches, embed.proj.weight) + embed.proj.bias
-    torch.testing.assert_close(embed(frames), expected.flatten(1, 2), rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(embed(as_clip(frames))[0], expected.flatten(1, 2), rtol=1e-10, atol=1e-12)
 
 
 def test_a_resize_embedding_makes_the_frame_smaller_then_uses_the_longest_lengths_patch():
     longest, grid = TokenGrid(1, 4, 6), TokenGrid(1, 2, 3, level=1)
-    embed = build_patch_embed("resize", 4, grid, crop=(32, 48), longest=longest).double()
+    embed = build_stem("resize", 4, grid, crop=(32, 48), longest=longest).double()
     assert isinstance(embed, ResizePatchEmbed) and embed.proj.kernel_size == (8, 8)
     frames = torch.randn(2, 3, 32, 48, dtype=torch.float64)
     small = F.interpolate(frames, (16, 24), mode="bilinear", antialias=True, align_corners=False)
     expected = F.conv2d(small, embed.proj.weight, embed.proj.bias, stride=8).flatten(2).transpose(1, 2)
-    torch.testing.assert_close(embed(frames), expected)
-    flat = embed(torch.full((1, 3, 32, 48), 0.7, dtype=torch.float64))  # a colour survives the resize
-    torch.testing.assert_close(flat, flat[:, :1].expand_as(flat))
+    torch.testing.assert_close(embed(as_clip(frames))[0], expected)
+    flat = embed(torch.full((1, 3, 1, 32, 48), 0.7, dtype=torch.float64))  # a colour survives the resize
+    torch.testing.assert_close(flat, flat[:, :, :1].expand_as(flat))
 
 
 def test_an_unknown_patch_embedding_is_refused_with_the_known_ones():
     with pytest.raises(InputError, match="patch_embed is 'cnov', but must be one of: conv, resize"):
-        build_patch_embed("cnov", 4, TokenGrid(1, 4, 4), crop=(32, 32), longest=TokenGrid(1, 4, 4))
+        build_stem("cnov", 4, TokenGrid(1, 4, 4), crop=(32, 32), longest=TokenGrid(1, 4, 4))
 
 
 @pytest.mark.parametrize("keys", [5, 40])
-def test_both_attention_kernels_give_the_formula_and_its_gradient(monkeypatch, keys):
-    def run(shortest: int) -> list[torch.Tensor]:
-        monkeypatch.setattr(attention, "SHORT_SEQUENCE", shortest)
-        torch.manual_seed(0)
-        shapes = [(2, 3, 4, 8), (2, 3, keys, 8), (2, 3, keys, 8)]
-        q, k, v = (torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes)
-        seen = attend(q, k, v)
-        formula = torch.softmax(torch.einsum("bhid,bhjd->bhij", q, k) / 8**0.5, -1) @ v
-        torch.testing.assert_close(seen, formula, rtol=1e-10, atol=1e-12)
-        return [seen, *torch.autograd.grad(seen.square().sum(), (q, k, v))]
-
+def test_both_attention_kernels_give_the_formula(monkeypatch, keys):
     fused, calls = F.scaled_dot_product_attention, []
     monkeypatch.setattr(F, "scaled_dot_product_attention", lambda *x: calls.append(x) or fused(*x))
-    products = run(shortest=1000)
-    assert not calls
-    torch.testing.assert_close(run(shortest=0), products, rtol=1e-9, atol=1e-11)
-    assert len(calls) == 1
+    torch.manual_seed(0)
+    shapes = [(2, 3, 4, 8), (2, 3, keys, 8), (2, 3, keys, 8)]
+    q, k, v = (torch.randn(shape, dtype=torch.float64) for shape in shapes)
+    formula = torch.softmax(torch.einsum("bhid,bhjd->bhij", q, k) / 8**0.5, -1) @ v
+    for shortest, kernels in ((1000, 0), (0, 1)):
+        monkeypatch.setattr(attention, "SHORT_SEQUENCE", shortest)
+        calls.clear()
+        torch.testing.assert_close(attend(q, k, v), formula, rtol=1e-10, atol=1e-12)
+        assert len(calls) == kernels
+
+
+@pytest.mark.parametrize("keys", [5, 40])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 0.05)])
+def test_training_takes_the_fused_kernel_but_in_bfloat16_on_a_cpu(monkeypatch, keys, dtype, tolerance):
+    fused, calls = F.scaled_dot_product_attention, []
+    monkeypatch.setattr(F, "scaled_dot_product_attention", lambda *x: calls.append(x) or fused(*x))
+    torch.manual_seed(0)
+    shapes = [(2, 3, 4, 8), (2, 3, keys, 8), (2, 3, keys, 8)]
+    exact = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
+    used = [x.detach().to(dtype).requires_grad_() for x in exact]
+    seen = attend(*used)
+    assert len(calls) == (dtype == torch.float32)
+    q, k, v = exact
+    formula = torch.softmax(torch.einsum("bhid,bhjd->bhij", q, k) / 8**0.5, -1) @ v
+    pairs = zip(
+        torch.autograd.grad(seen.float().square().sum(), used),
+        torch.autograd.grad(formula.square().sum(), exact),
+        strict=True,
+    )
+    for ours, true in pairs:
+        torch.testing.assert_close(ours.double(), true, rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.parametrize("bias", [True, False])

@@ -6,42 +6,29 @@ Every level owns a patch embedding, a spatial position table, a row in every Len
 longest, a distillation token. All else is shared.
 """
 
-from dataclasses import dataclass
+from dataclasses import replace
 from itertools import pairwise
 
 import torch
-from einops import rearrange
-from timm.layers import resample_patch_embed
 from torch import Tensor, nn
 
-from revit_video.layers.block import BLOCKS
+from revit_video.backbones.outputs import Outputs
+from revit_video.layers.block import Trunk
+from revit_video.layers.blocks import build_block
 from revit_video.layers.length_norm import LengthNorm
-from revit_video.layers.patch_embed import build_patch_embed
-from revit_video.layers.positions import resize_grid_table, sine_grid, sine_table
+from revit_video.layers.positions import resize_grid_table, sine_grid, sine_sequence, sine_table
+from revit_video.layers.stems import build_stem
 from revit_video.types import InputError, TokenGrid
 
-POS_INITS = ("normal", "sine")
-
-
-@dataclass(frozen=True)
-class Outputs:
-    """Everything a training step may read of one forward pass."""
-
-    logits: Tensor  # (B, K), of the class token
-    distill_logits: Tensor | None  # (B, K), of the distillation token; None at the longest level
-    features: (
-        Tensor | None
-    )  # (B, T, h, w, D), patches after the last norm; None where only the class token was computed
-    looks: Tensor | None = (
-        None  # (B, A, T, h, w), where the class token looks in the last block, if asked for
-    )
+POS_INITS = ("normal", "sine", "sine_1d")
+ACTIVATIONS = {"tanh": torch.tanh, "gelu": nn.functional.gelu, "relu": torch.relu}
 
 
 def token_grids(
-    token_lengths: tuple[int, ...], *, num_frames: int, crop: tuple[int, int]
+    token_lengths: tuple[int, ...], *, num_frames: int, crop: tuple[int, int], tubelet: int = 1
 ) -> tuple[TokenGrid, ...]:
     """The grid of each level: `length` patches along the short side of the crop, as many as fit along the
-    long one.
+    long one, in a plane for every `tubelet` frames.
     """
     if any(a <= b for a, b in pairwise(token_lengths)) or not token_lengths or min(token_lengths) < 1:
         raise InputError(
@@ -53,8 +40,12 @@ def token_grids(
             f"token length {token_lengths[0]} leaves patches below 4 px in a crop of {short} px; "
             f"the crop allows lengths up to {short // 4}"
         )
+    if num_frames % tubelet:
+        raise InputError(f"{num_frames} frames are no multiple of tubelet={tubelet}; change one of them")
     return tuple(
-        TokenGrid(num_frames, round(length * crop[0] / short), round(length * crop[1] / short), level)
+        TokenGrid(
+            num_frames // tubelet, round(length * crop[0] / short), round(length * crop[1] / short), level
+        )
         for level, length in enumerate(token_lengths)
     )
 
@@ -67,22 +58,25 @@ class ReViT(nn.Module):
         token_lengths: patches along the short side of a frame, longest first.
         num_frames: frames of a clip, T; 1 makes it an image model.
         crop: pixels of a frame, one number for a square or (height, width).
-        dim, depth, heads, mlp_ratio: the trunk. `attention`: a key of layers.block.BLOCKS.
-        patch_embed: `conv` or `resize`, see layers.patch_embed.
-        distill_token: levels below the longest carry a distillation token with its own head; prediction is
-            the mean of both heads.
-        pos_init: `normal` (std 0.02; time table zero, as the official model) or `sine` (learns far sooner
-            from scratch).
+        dim, depth, heads, mlp_ratio, qkv_bias, norm_eps, residual_scale: the trunk, see layers.block.Trunk.
+        attention, attention_options: a key of layers.blocks.BLOCKS and more arguments of its blocks.
+        patch_embed, patch_embed_options: a key of layers.stems.STEMS and more arguments of its embeddings.
+        tubelet: frames of a token.
+        distill_token: levels below the longest carry a distillation token with its own head.
+        distilled: the longest carries one too, as DeiT's distilled models do.
+        pos_init: `normal` (std 0.02; time table zero, as the official model), `sine` (learns far sooner from
+            scratch) or `sine_1d` (T2T-ViT's, not trained).
+        joint_positions: every level has one table over space and time; there is no time table.
         zero_time_init: the time attention's last layer starts at zero, as the official model's, so that an
-            image model's
-            weights start as they were; from scratch False learns sooner.
+            image model's weights start as they were; from scratch False learns sooner.
         init_scale: linear weights start with std `init_scale / sqrt(inputs)`; None is the official std of
-            0.02, which suits wide
-            trunks (at width 768 it is 0.55 / sqrt(768)) and is far too small for narrow ones.
+            0.02, which suits wide trunks (at width 768: 0.55 / sqrt(768)) and is far too small else.
         center_clips: take each pixel's mean over the clip away first, so that what stands still vanishes.
-            Small models learn
-            motion several times faster so (docs/demo.md); official weights were trained without it.
-        class_token_only: the last block computes only what the heads read. Same logits, fewer multiply-adds.
+            Small models learn motion several times faster so (docs/demo.md); official weights were trained
+            without it.
+        class_token_only: the last block computes only what the heads read: same logits, lower cost.
+        pre_logits: Motionformer's linear layer in front of the heads: its activation, a key of ACTIVATIONS.
+        aux_head: a second head reads every patch, as LV-ViT's; the best one takes part in the prediction.
     """
 
     def __init__(
@@ -96,51 +90,78 @@ class ReViT(nn.Module):
         depth: int = 12,
         heads: int = 12,
         mlp_ratio: float = 4.0,
+        qkv_bias: bool = True,
+        norm_eps: float = 1e-6,
+        residual_scale: float = 1.0,
         attention: str = "divided",
+        attention_options: dict | None = None,
         patch_embed: str = "conv",
+        patch_embed_options: dict | None = None,
+        tubelet: int = 1,
         distill_token: bool = True,
+        distilled: bool = False,
         drop_path: float = 0.0,
         pos_init: str = "normal",
+        joint_positions: bool = False,
         zero_time_init: bool = True,
         init_scale: float | None = None,
         center_clips: bool = False,
         class_token_only: bool = False,
+        pre_logits: str | None = None,
+        aux_head: bool = False,
     ) -> None:
         super().__init__()
-        for name, value, known in (("attention", attention, BLOCKS), ("pos_init", pos_init, POS_INITS)):
-            if value not in known:
-                raise InputError(f"{name} is {value!r}, but must be one of: {', '.join(known)}")
+        _check_choice("pos_init", pos_init, POS_INITS)
+        _check_choice("pre_logits", pre_logits, (None, *ACTIVATIONS))
+        if aux_head and class_token_only:
+            raise InputError("aux_head reads every patch of the last block; set class_token_only=False")
         self.crop = (crop, crop) if isinstance(crop, int) else tuple(crop)
         self.token_lengths = tuple(token_lengths)
-        self.grids = token_grids(self.token_lengths, num_frames=num_frames, crop=self.crop)
+        self.grids = token_grids(self.token_lengths, num_frames=num_frames, crop=self.crop, tubelet=tubelet)
         self.num_classes, self.num_frames, self.pos_init = num_classes, num_frames, pos_init
-        students = len(self.grids) - 1 if distill_token else 0
+        self.center_clips, self.frames_apart = center_clips, attention == "space_only"
+        frames = self.grids[0].frames
 
         self.patch_embeds = nn.ModuleList(
-            build_patch_embed(patch_embed, dim, grid, crop=self.crop, longest=self.grids[0])
+            build_stem(
+                patch_embed,
+                dim,
+                grid,
+                crop=self.crop,
+                longest=self.grids[0],
+                tubelet=tubelet,
+                **(patch_embed_options or {}),
+            )
             for grid in self.grids
         )
         self.class_token = nn.Parameter(torch.zeros(dim))
+        planes = frames if joint_positions else 1
         self.pos_tables = nn.ParameterList(
-            nn.Parameter(torch.zeros(1 + g.per_frame, dim)) for g in self.grids
+            nn.Parameter(torch.zeros(1 + planes * grid.per_frame, dim), requires_grad=pos_init != "sine_1d")
+            for grid in self.grids
         )
-        self.time_table = nn.Parameter(torch.zeros(num_frames, dim)) if num_frames > 1 else None
+        has_time = frames > 1 and not joint_positions and not self.frames_apart
+        self.time_table = nn.Parameter(torch.zeros(frames, dim)) if has_time else None
+        self.first_distilled = 0 if distilled else 1  # the first level with a distillation token
+        students = len(self.grids) - self.first_distilled if distill_token or distilled else 0
         self.distill_tokens = nn.Parameter(torch.zeros(students, dim)) if students else None
+        trunk = Trunk(dim, heads, len(self.grids), mlp_ratio, qkv_bias, norm_eps, residual_scale)
         self.blocks = nn.ModuleList(
-            BLOCKS[attention](
-                dim,
-                heads,
-                mlp_ratio=mlp_ratio,
-                num_levels=len(self.grids),
+            build_block(
+                attention,
+                trunk,
                 drop_path_rate=drop_path * i / max(1, depth - 1),  # the later, the likelier
                 prefix_only=class_token_only and i == depth - 1,
+                **(attention_options or {}),
             )
             for i in range(depth)
         )
-        self.norm = LengthNorm(dim, len(self.grids))
+        self.norm = trunk.norm()
+        self.pre_logits = nn.Linear(dim, dim) if pre_logits else None
+        self.activation = ACTIVATIONS.get(pre_logits)
         self.head = nn.Linear(dim, num_classes)
         self.head_distill = nn.Linear(dim, num_classes) if students else None
-        self.center_clips = center_clips
+        self.aux_head = nn.Linear(dim, num_classes) if aux_head else None
         self._init_weights(pos_init=pos_init, zero_time_init=zero_time_init, init_scale=init_scale)
 
     @property
@@ -158,7 +179,7 @@ class ReViT(nn.Module):
     def forward(
         self, clips: Tensor, level: int = 0, *, full_output: bool = False, with_looks: bool = False
     ) -> Tensor | Outputs:
-        """Logits (B, K) of clips (B, C, T, H, W) at one level; the mean of both heads where there are two.
+        """Logits (B, K) of clips (B, C, T, H, W) at one level; see `Outputs.prediction`.
 
         `full_output` returns the heads apart, with the last features and, `with_looks`, the class token's
         attention, for training (through `forward`, so that wrappers such as DistributedDataParallel see the
@@ -166,42 +187,56 @@ class ReViT(nn.Module):
         """
         grid = self.grids[level]
         x, prefix = self.embed(clips, grid)
+        inside = TokenGrid(1, grid.height, grid.width, level) if self.frames_apart else grid
         looks: list[Tensor] = []
         for block in self.blocks:
             last = block is self.blocks[-1]
-            x = block(x, grid, prefix=prefix, looks=looks if with_looks and last else None)
-        x = self.norm(x, level)
-        features = None
-        if x.shape[1] > prefix:
-            features = rearrange(x[:, prefix:], "b (t h w) d -> b t h w d", t=grid.frames, h=grid.height)
-        distill_logits = self.head_distill(x[:, 1]) if prefix == 2 else None
-        out = Outputs(self.head(x[:, 0]), distill_logits, features, *looks)
-        if full_output:
-            return out
-        return out.logits if distill_logits is None else (out.logits + distill_logits) / 2
+            x = block(x, inside, prefix=prefix, looks=looks if with_looks and last else None)
+        if self.frames_apart:
+            x = x.unflatten(0, (len(clips), grid.frames)).mean(dim=1)  # all tokens, before the norm
+            looks = [spread.flatten(2).unflatten(0, (len(clips), grid.frames)) for spread in looks]
+            looks = [spread.transpose(1, 2).unflatten(-1, (grid.height, grid.width)) for spread in looks]
+        out = self.read(self.norm(x, level), prefix, inside)
+        if looks:
+            out = replace(out, looks=looks[0])
+        return out if full_output else out.prediction()
 
     def embed(self, clips: Tensor, grid: TokenGrid) -> tuple[Tensor, int]:
-        """Tokens (B, P + T*S, D) with all position codes added, and the number P of prefix tokens."""
-        batch, _, frames, height, width = clips.shape
-        if (frames, height, width) != (grid.frames, *self.crop):
+        """Tokens with all position codes added, and the number P of prefix tokens.
+
+        Shape: (B, P + t*S, D), frame by frame; (B*t, P + S, D) where frames are kept apart (space only).
+        """
+        frames, height, width = clips.shape[2:]
+        if (frames, height, width) != (self.num_frames, *self.crop):
             raise InputError(
                 f"the clip has {frames} frames of {height}x{width} px, but this model takes "
-                f"{grid.frames} of {self.crop[0]}x{self.crop[1]}"
+                f"{self.num_frames} of {self.crop[0]}x{self.crop[1]}"
             )
         if self.center_clips:
             clips = clips - clips.mean(dim=2, keepdim=True)
-        tokens = self.patch_embeds[grid.level](clips.transpose(1, 2).flatten(0, 1)).unflatten(
-            0, (batch, frames)
-        )
+        tokens = self.patch_embeds[grid.level](clips)  # (B, t, S, D)
         table = self.pos_tables[grid.level]
-        tokens = tokens + table[1:].to(tokens.dtype)  # (B, T, S, D)
+        tokens = tokens + table[1:].unflatten(0, (-1, grid.per_frame)).to(tokens.dtype)
         if self.time_table is not None:
             tokens = tokens + self.time_table[:, None].to(tokens.dtype)
         prefix = [self.class_token + table[0]]
-        if self.distill_tokens is not None and grid.level > 0:
-            prefix.append(self.distill_tokens[grid.level - 1])
-        head = torch.stack(prefix).to(tokens.dtype).expand(batch, -1, -1)
-        return torch.cat([head, tokens.flatten(1, 2)], dim=1), len(prefix)
+        if self.distill_tokens is not None and grid.level >= self.first_distilled:
+            prefix.append(self.distill_tokens[grid.level - self.first_distilled])
+        tokens = tokens.flatten(0, 1) if self.frames_apart else tokens.flatten(1, 2)
+        head = torch.stack(prefix).to(tokens.dtype).expand(len(tokens), -1, -1)
+        return torch.cat([head, tokens], dim=1), len(prefix)
+
+    def read(self, x: Tensor, prefix: int, grid: TokenGrid) -> Outputs:
+        """What the heads say of the normed tokens (B, P + t*S, D), or of (B, P, D) of a short last block."""
+        summary = x[:, :prefix]
+        if self.pre_logits is not None:
+            summary = self.activation(self.pre_logits(summary))
+        distill_logits = self.head_distill(summary[:, 1]) if prefix == 2 else None
+        patches = x[:, prefix:]
+        whole = patches.shape[1] > 0
+        features = patches.unflatten(1, (grid.frames, grid.height, grid.width)) if whole else None
+        aux_logits = self.aux_head(patches) if self.aux_head is not None else None
+        return Outputs(self.head(summary[:, 0]), distill_logits, features, aux_logits=aux_logits)
 
     @torch.no_grad()
     def grow(self, source: int) -> None:
@@ -211,14 +246,13 @@ class ReViT(nn.Module):
         for grid in self.grids:
             if grid.level == source:
                 continue
-            theirs, ours = self.patch_embeds[source].proj, self.patch_embeds[grid.level].proj
-            ours.weight.copy_(resample_patch_embed(theirs.weight, list(ours.weight.shape[-2:])))
-            ours.bias.copy_(theirs.bias)
-            self.pos_tables[grid.level].copy_(
-                resize_grid_table(self.pos_tables[source], self.grids[source], grid)
-            )
-            if self.distill_tokens is not None and source > 0 and grid.level > 0:
-                self.distill_tokens[grid.level - 1] = self.distill_tokens[source - 1]
+            self.patch_embeds[grid.level].grow_from(self.patch_embeds[source])
+            if self.pos_init != "sine_1d":
+                table = resize_grid_table(self.pos_tables[source], self.grids[source], grid)
+                self.pos_tables[grid.level].copy_(table)
+            first = self.first_distilled
+            if self.distill_tokens is not None and source >= first and grid.level >= first:
+                self.distill_tokens[grid.level - first] = self.distill_tokens[source - first]
         for module in self.modules():
             if isinstance(module, LengthNorm):
                 for grid in self.grids:
@@ -228,11 +262,8 @@ class ReViT(nn.Module):
     def _init_weights(self, *, pos_init: str, zero_time_init: bool, init_scale: float | None) -> None:
         for name, module in self.named_modules():
             if isinstance(module, nn.Linear):
-                std = (
-                    0.02
-                    if init_scale is None or name.startswith("head")
-                    else init_scale * module.in_features**-0.5
-                )
+                official = init_scale is None or "head" in name
+                std = 0.02 if official else init_scale * module.in_features**-0.5
                 nn.init.trunc_normal_(module.weight, std=std)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
@@ -244,6 +275,14 @@ class ReViT(nn.Module):
         for grid, table in zip(self.grids, self.pos_tables, strict=True):
             nn.init.trunc_normal_(table, std=0.02)
             if pos_init == "sine":
-                table[1:] = sine_grid(grid, table.shape[1])
+                table[1:] = sine_grid(grid, table.shape[1]).repeat(len(table) // grid.per_frame, 1)
+            elif pos_init == "sine_1d":
+                table.copy_(sine_sequence(len(table), table.shape[1]))
         if pos_init == "sine" and self.time_table is not None:
-            self.time_table.copy_(sine_table(torch.arange(self.num_frames), self.time_table.shape[1]))
+            self.time_table.copy_(sine_table(torch.arange(len(self.time_table)), self.time_table.shape[1]))
+
+
+def _check_choice(name: str, value: str | None, known: tuple) -> None:
+    if value not in known:
+        listed = ", ".join(str(one) for one in known)
+        raise InputError(f"{name} is {value!r}, but must be one of: {listed}")

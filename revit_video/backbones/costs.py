@@ -54,5 +54,5 @@ def patch_embed_gmacs(model: ReViT, level: int) -> float:
     """GMACs of a level's patch embedding alone: the part that differs from a model of patch size 16 at that
     grid.
     """
-    frames = torch.zeros(model.num_frames, 3, *model.crop)
-    return count_macs(model.patch_embeds[level], frames) / 1e9
+    clip = torch.zeros(1, 3, model.num_frames, *model.crop)
+    return count_macs(model.patch_embeds[level], clip) / 1e9

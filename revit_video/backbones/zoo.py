@@ -10,11 +10,19 @@ from revit_video.backbones.image_vit import image_vit
 from revit_video.backbones.timesformer import timesformer
 from revit_video.types import InputError
 
+BASE = {"dim": 768, "depth": 12, "heads": 12}  # the trunk of ViT-B
+LARGE = {"dim": 1024, "depth": 24, "heads": 16}  # of ViT-L
+SMALL = {"dim": 384, "depth": 12, "heads": 6}
+TINY = {"dim": 192, "depth": 12, "heads": 3}
+FROM_SCRATCH = {"pos_init": "sine", "zero_time_init": False, "init_scale": 1.0, "center_clips": True}
+
 MODELS: dict[str, Callable[..., ReViT]] = {
-    "timesformer_base": partial(timesformer, num_frames=8, crop=224, dim=768, depth=12, heads=12),
-    "timesformer_hr": partial(
-        timesformer, num_frames=16, crop=448, token_lengths=(28, 20, 14), dim=768, depth=12, heads=12
-    ),
+    "timesformer_base": partial(timesformer, num_frames=8, crop=224, **BASE),
+    "timesformer_hr": partial(timesformer, num_frames=16, crop=448, token_lengths=(28, 20, 14), **BASE),
+    "timesformer_large": partial(timesformer, num_frames=96, crop=224, **BASE),  # "L": more frames
+    "timesformer_vit_large": partial(timesformer, num_frames=64, crop=224, **LARGE),
+    "timesformer_joint_base": partial(timesformer, num_frames=8, crop=224, attention="joint", **BASE),
+    "timesformer_space_base": partial(timesformer, num_frames=8, crop=224, attention="space_only", **BASE),
     "timesformer_tiny": partial(
         timesformer,
         num_frames=5,
@@ -22,15 +30,15 @@ MODELS: dict[str, Callable[..., ReViT]] = {
         dim=96,
         depth=4,
         heads=3,
-        pos_init="sine",
-        zero_time_init=False,
-        init_scale=1.0,
-        center_clips=True,
         class_token_only=True,
+        **FROM_SCRATCH,
     ),
-    "deit_tiny": partial(image_vit, dim=192, depth=12, heads=3),
-    "deit_small": partial(image_vit, dim=384, depth=12, heads=6),
-    "deit_base": partial(image_vit, dim=768, depth=12, heads=12),
+    "deit_tiny": partial(image_vit, **TINY),
+    "deit_small": partial(image_vit, **SMALL),
+    "deit_base": partial(image_vit, **BASE),
+    "deit_tiny_distilled": partial(image_vit, distilled=True, **TINY),
+    "deit_small_distilled": partial(image_vit, distilled=True, **SMALL),
+    "deit_base_distilled": partial(image_vit, distilled=True, **BASE),
 }
 
 

@@ -29,10 +29,11 @@ def build_model(config: Config, num_classes: int) -> ReViT:
         "token_lengths": tuple(model.token_lengths),
         "num_frames": data.num_frames,
         "crop": data.crop,
-        "patch_embed": model.patch_embed,
         "distill_token": model.distill_token,
         "drop_path": model.drop_path,
     }
+    if model.patch_embed:
+        settings["patch_embed"] = model.patch_embed
     for key in settings.keys() & model.options.keys():
         raise InputError(
             f"model.options holds {key!r}, which has a key of its own among model.* and data.*; set it there"

@@ -6,16 +6,46 @@ A block that is given a list `looks` adds to it where the class token looks, (B,
 transfer.
 """
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
 from revit_video.layers.attention import Attention
 from revit_video.layers.length_norm import LengthNorm
-from revit_video.types import TokenGrid
+from revit_video.types import InputError, TokenGrid
 
 
-def drop_path(x: Tensor, rate: float, *, training: bool, rows: tuple[int, ...]) -> Tensor:
-    """Stochastic depth: a row of the axes in `rows` is zeroed with probability `rate`, the rest scaled up."""
+@dataclass(frozen=True)
+class Trunk:
+    """What all blocks of a backbone share."""
+
+    dim: int  # width of a token, D
+    heads: int
+    num_levels: int  # rows of every LengthNorm
+    mlp_ratio: float = 4.0
+    qkv_bias: bool = True
+    norm_eps: float = 1e-6
+    residual_scale: float = 1.0  # of every residual branch; LV-ViT divides them by 2 or 3
+
+    def norm(self) -> LengthNorm:
+        return LengthNorm(self.dim, self.num_levels, eps=self.norm_eps)
+
+    def attention(self) -> Attention:
+        return Attention(self.dim, self.heads, qkv_bias=self.qkv_bias)
+
+    def mlp(self) -> "Mlp":
+        return Mlp(self.dim, int(self.dim * self.mlp_ratio))
+
+
+def drop_path(
+    x: Tensor, rate: float, *, training: bool, rows: tuple[int, ...] = (0,), scale: float = 1.0
+) -> Tensor:
+    """A residual branch, scaled. Stochastic depth: a row of the axes in `rows` is zeroed with probability
+    `rate`, the rest scaled up.
+    """
+    if scale != 1.0:
+        x = x * scale
     if rate == 0.0 or not training:
         return x
     shape = [x.shape[axis] if axis in rows else 1 for axis in range(x.ndim)]
@@ -38,22 +68,13 @@ class Mlp(nn.Module):
 class JointBlock(nn.Module):
     """Pre-norm ViT block: every token sees every token of the clip (images: of the frame)."""
 
-    def __init__(
-        self,
-        dim: int,
-        heads: int,
-        *,
-        mlp_ratio: float,
-        num_levels: int,
-        drop_path_rate: float,
-        prefix_only: bool,
-    ):
+    def __init__(self, trunk: Trunk, *, drop_path_rate: float, prefix_only: bool) -> None:
         super().__init__()
-        self.drop_path_rate, self.prefix_only = drop_path_rate, prefix_only
-        self.norm1 = LengthNorm(dim, num_levels)
-        self.attn = Attention(dim, heads)
-        self.norm2 = LengthNorm(dim, num_levels)
-        self.mlp = Mlp(dim, int(dim * mlp_ratio))
+        self.drop_path_rate, self.prefix_only, self.scale = drop_path_rate, prefix_only, trunk.residual_scale
+        self.norm1 = trunk.norm()
+        self.attn = trunk.attention()
+        self.norm2 = trunk.norm()
+        self.mlp = trunk.mlp()
 
     def forward(
         self, x: Tensor, grid: TokenGrid, *, prefix: int, looks: list[Tensor] | None = None
@@ -63,12 +84,11 @@ class JointBlock(nn.Module):
         if looks is not None:
             spread = self.attn.looks(tokens, prefix=prefix)  # (B, A, T*S)
             looks.append(spread.unflatten(-1, (grid.frames, grid.height, grid.width)))
-        seen = self.attn(tokens, queries=queries)
-        x = x[:, :queries] + self._drop(seen)
+        x = x[:, :queries] + self._drop(self.attn(tokens, queries=queries))
         return x + self._drop(self.mlp(self.norm2(x, grid.level)))
 
     def _drop(self, x: Tensor) -> Tensor:
-        return drop_path(x, self.drop_path_rate, training=self.training, rows=(0,))
+        return drop_path(x, self.drop_path_rate, training=self.training, scale=self.scale)
 
 
 class TimeAttention(nn.Module):
@@ -80,12 +100,12 @@ class TimeAttention(nn.Module):
     Shape: patches (B, T, S, D) to the residual (B, T, S, D).
     """
 
-    def __init__(self, dim: int, heads: int, *, num_levels: int, drop_path_rate: float) -> None:
+    def __init__(self, trunk: Trunk, *, drop_path_rate: float) -> None:
         super().__init__()
         self.drop_path_rate = drop_path_rate
-        self.norm = LengthNorm(dim, num_levels)
-        self.attn = Attention(dim, heads)
-        self.fc = nn.Linear(dim, dim)
+        self.norm = trunk.norm()
+        self.attn = trunk.attention()
+        self.fc = nn.Linear(trunk.dim, trunk.dim)
 
     def forward(self, patches: Tensor, grid: TokenGrid) -> Tensor:
         x = self.norm(patches, grid.level).transpose(1, 2)  # (B, S, T, D)
@@ -99,23 +119,16 @@ class DividedBlock(nn.Module):
     In the space step the prefix tokens stand in front of every frame; their residual is the mean over frames.
     """
 
-    def __init__(
-        self,
-        dim: int,
-        heads: int,
-        *,
-        mlp_ratio: float,
-        num_levels: int,
-        drop_path_rate: float,
-        prefix_only: bool,
-    ):
+    def __init__(self, trunk: Trunk, *, drop_path_rate: float, prefix_only: bool) -> None:
         super().__init__()
+        if trunk.residual_scale != 1.0:
+            raise InputError("divided attention has no scaled residuals; leave residual_scale at 1")
         self.drop_path_rate, self.prefix_only = drop_path_rate, prefix_only
-        self.time = TimeAttention(dim, heads, num_levels=num_levels, drop_path_rate=drop_path_rate)
-        self.norm1 = LengthNorm(dim, num_levels)
-        self.attn = Attention(dim, heads)
-        self.norm2 = LengthNorm(dim, num_levels)
-        self.mlp = Mlp(dim, int(dim * mlp_ratio))
+        self.time = TimeAttention(trunk, drop_path_rate=drop_path_rate)
+        self.norm1 = trunk.norm()
+        self.attn = trunk.attention()
+        self.norm2 = trunk.norm()
+        self.mlp = trunk.mlp()
 
     def forward(
         self, x: Tensor, grid: TokenGrid, *, prefix: int, looks: list[Tensor] | None = None
@@ -128,16 +141,13 @@ class DividedBlock(nn.Module):
         if looks is not None:
             spread = self.attn.looks(frames, prefix=prefix).transpose(1, 2)  # (B, A, T, S)
             looks.append(spread.unflatten(-1, (grid.height, grid.width)))
-        seen = self.attn(frames, queries=prefix if self.prefix_only else None)
-        seen = drop_path(seen, self.drop_path_rate, training=self.training, rows=(0, 1))
+        seen = self._drop(self.attn(frames, queries=prefix if self.prefix_only else None), rows=(0, 1))
         head = head + seen[:, :, :prefix].mean(dim=1)
         if self.prefix_only:
             x = head
         else:
             x = torch.cat([head, (patches + seen[:, :, prefix:]).flatten(1, 2)], dim=1)
-        return x + drop_path(
-            self.mlp(self.norm2(x, grid.level)), self.drop_path_rate, training=self.training, rows=(0,)
-        )
+        return x + self._drop(self.mlp(self.norm2(x, grid.level)), rows=(0,))
 
-
-BLOCKS = {"joint": JointBlock, "divided": DividedBlock}
+    def _drop(self, x: Tensor, *, rows: tuple[int, ...]) -> Tensor:
+        return drop_path(x, self.drop_path_rate, training=self.training, rows=rows)

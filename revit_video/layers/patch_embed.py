@@ -1,10 +1,15 @@
-"""Frames to patch tokens. One embedding per token length: sharing its kernel costs 14 points (the paper's
-Table 3).
+"""Clips to patch tokens. One embedding per token length: a shared kernel costs 14 points (Table 3).
+
+Shape of every embedding: clips (B, C, T, H, W) to tokens (B, t, S, D), the patches of a frame row by row;
+`tubelet` frames make one plane of tokens, t = T / tubelet.
 """
 
 import math
+from typing import Self
 
+import torch
 import torch.nn.functional as F
+from timm.layers import resample_patch_embed
 from torch import Tensor, nn
 
 from revit_video.types import InputError, TokenGrid
@@ -30,56 +35,89 @@ def patch_and_padding(crop: int, tokens: int) -> tuple[int, int, int]:
     )
 
 
+@torch.no_grad()
+def resample_kernel(source: nn.Module, target: nn.Module) -> None:
+    """Copy the bias and fit the kernel (D, C, [z,] p, q) of a patch projection to the size of another one, so
+    that an enlarged patch gives the same token (FlexiViT's pseudo-inverse, arXiv:2212.08013, through timm).
+    """
+    kernel, size = source.weight, list(target.weight.shape[-2:])
+    if kernel.ndim == 5:  # a tubelet: slice by slice
+        slices = [resample_patch_embed(part, size) for part in kernel.unbind(2)]
+        target.weight.copy_(torch.stack(slices, dim=2))
+    else:
+        target.weight.copy_(resample_patch_embed(kernel, size))
+    target.bias.copy_(source.bias)
+
+
+def project_patches(proj: nn.Conv2d | nn.Conv3d, clips: Tensor) -> Tensor:
+    """The convolution of every frame, or of every tubelet, as tokens (B, t, S, D)."""
+    if isinstance(proj, nn.Conv3d):
+        return proj(clips).flatten(3).permute(0, 2, 3, 1)
+    frames = clips.transpose(1, 2)  # (B, T, C, H, W)
+    tokens = proj(frames.flatten(0, 1)).flatten(2).transpose(1, 2)
+    return tokens.unflatten(0, frames.shape[:2])
+
+
 class ConvPatchEmbed(nn.Module):
     """A linear map of non-overlapping patches, zero-padded at the border where the crop is no multiple of
     them.
-
-    Shape: frames (M, C, H, W) to tokens (M, h*w, D), row by row.
     """
 
-    def __init__(self, dim: int, grid: TokenGrid, crop: tuple[int, int], *, channels: int = 3) -> None:
+    def __init__(
+        self, dim: int, grid: TokenGrid, crop: tuple[int, int], *, tubelet: int = 1, channels: int = 3
+    ) -> None:
         super().__init__()
         rows, top, bottom = patch_and_padding(crop[0], grid.height)
         columns, left, right = patch_and_padding(crop[1], grid.width)
         self.symmetric = (top, left) == (bottom, right)
         self.padding = (left, right, top, bottom)
-        patch = (rows, columns)
-        self.proj = nn.Conv2d(
-            channels, dim, patch, stride=patch, padding=(top, left) if self.symmetric else 0
-        )
+        inside = (top, left) if self.symmetric else (0, 0)
+        self.proj = patch_projection(channels, dim, (rows, columns), tubelet=tubelet, padding=inside)
 
-    def forward(self, frames: Tensor) -> Tensor:
+    def forward(self, clips: Tensor) -> Tensor:
         if not self.symmetric:
-            frames = F.pad(frames, self.padding)
-        return self.proj(frames).flatten(2).transpose(1, 2)
+            clips = F.pad(clips, self.padding)
+        return project_patches(self.proj, clips)
+
+    def grow_from(self, other: Self) -> None:
+        resample_kernel(other.proj, self.proj)
 
 
 class ResizePatchEmbed(nn.Module):
-    """The frame is made smaller so that one patch size fits every length: the cheapest input path.
+    """The frame is made smaller so that one patch size fits every length: the cheapest input path."""
 
-    Shape: frames (M, C, H, W) to tokens (M, h*w, D), row by row.
-    """
-
-    def __init__(self, dim: int, grid: TokenGrid, patch: tuple[int, int], *, channels: int = 3) -> None:
+    def __init__(
+        self, dim: int, grid: TokenGrid, *, patch: tuple[int, int], tubelet: int = 1, channels: int = 3
+    ) -> None:
         super().__init__()
         self.size = (patch[0] * grid.height, patch[1] * grid.width)
-        self.proj = nn.Conv2d(channels, dim, patch, stride=patch)
+        self.proj = patch_projection(channels, dim, patch, tubelet=tubelet)
 
-    def forward(self, frames: Tensor) -> Tensor:
-        if frames.shape[-2:] != self.size:
-            frames = F.interpolate(
-                frames, size=self.size, mode="bilinear", antialias=True, align_corners=False
+    def forward(self, clips: Tensor) -> Tensor:
+        if clips.shape[-2:] != self.size:
+            frames = clips.transpose(1, 2)
+            pixels = frames.flatten(0, 1).to(torch.promote_types(clips.dtype, torch.float32))
+            # in float32 at least: torch has no antialiased resize of bfloat16 on a CPU
+            small = F.interpolate(
+                pixels, size=self.size, mode="bilinear", antialias=True, align_corners=False
             )
-        return self.proj(frames).flatten(2).transpose(1, 2)
+            clips = small.to(clips.dtype).unflatten(0, frames.shape[:2]).transpose(1, 2)
+        return project_patches(self.proj, clips)
+
+    def grow_from(self, other: Self) -> None:
+        resample_kernel(other.proj, self.proj)
 
 
-def build_patch_embed(
-    kind: str, dim: int, grid: TokenGrid, *, crop: tuple[int, int], longest: TokenGrid
-) -> nn.Module:
-    """`kind`: conv or resize. `longest` is the grid whose patch size `resize` uses for every length."""
-    if kind == "conv":
-        return ConvPatchEmbed(dim, grid, crop)
-    if kind == "resize":
-        patch = (crop[0] // longest.height, crop[1] // longest.width)
-        return ResizePatchEmbed(dim, grid, patch)
-    raise InputError(f"patch_embed is {kind!r}, but must be one of: conv, resize")
+def patch_projection(
+    channels: int,
+    dim: int,
+    patch: tuple[int, int],
+    *,
+    tubelet: int = 1,
+    padding: tuple[int, int] = (0, 0),
+) -> nn.Conv2d | nn.Conv3d:
+    """The convolution whose kernel is its stride: of one frame, or of `tubelet` frames."""
+    if tubelet == 1:
+        return nn.Conv2d(channels, dim, patch, stride=patch, padding=padding)
+    kernel = (tubelet, *patch)
+    return nn.Conv3d(channels, dim, kernel, stride=kernel, padding=(0, *padding))

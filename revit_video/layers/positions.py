@@ -26,9 +26,20 @@ def sine_grid(grid: TokenGrid, dim: int, *, unit: float = 14.0) -> Tensor:
     return torch.cat([rows, columns], dim=-1).flatten(0, 1)
 
 
+def sine_sequence(length: int, dim: int) -> Tensor:
+    """T2T-ViT's fixed table (arXiv:2101.11986): the code of the token's number, the class token first."""
+    return sine_table(torch.arange(length), dim)
+
+
 def resize_grid_table(table: Tensor, source: TokenGrid, target: TokenGrid, *, prefix: int = 1) -> Tensor:
-    """Bicubic resize of a (prefix + h*w, D) table to another grid; the prefix rows stay."""
-    size = (target.height, target.width)
-    return resample_abs_pos_embed(table[None], size, (source.height, source.width), num_prefix_tokens=prefix)[
-        0
-    ]
+    """Bicubic resize of a (prefix + h*w, D) table to another grid; the prefix rows stay.
+
+    A table over space and time, (prefix + t*h*w, D), is resized frame by frame.
+    """
+    if len(table) - prefix == source.per_frame:
+        frames = [table]
+    else:
+        frames = [torch.cat([table[:prefix], frame]) for frame in table[prefix:].split(source.per_frame)]
+    size, old = (target.height, target.width), (source.height, source.width)
+    tables = [resample_abs_pos_embed(frame[None], size, old, num_prefix_tokens=prefix)[0] for frame in frames]
+    return torch.cat([table[:prefix], *(resized[prefix:] for resized in tables)])

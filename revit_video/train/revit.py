@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 from torch import Tensor, nn
 
-from revit_video.backbones.core import Outputs
+from revit_video.backbones.outputs import Outputs
 from revit_video.train.losses import (
     Distillation,
     attention_loss,
