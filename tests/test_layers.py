@@ -5,7 +5,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from revit_video.layers import attention
 from revit_video.layers.attention import Attention, attend
 from revit_video.layers.block import drop_path
 from revit_video.layers.length_norm import LengthNorm
@@ -107,40 +106,41 @@ def test_an_unknown_patch_embedding_is_refused_with_the_known_ones():
 
 
 @pytest.mark.parametrize("keys", [5, 40])
-def test_both_attention_kernels_give_the_formula(monkeypatch, keys):
-    fused, calls = F.scaled_dot_product_attention, []
-    monkeypatch.setattr(F, "scaled_dot_product_attention", lambda *x: calls.append(x) or fused(*x))
-    torch.manual_seed(0)
-    shapes = [(2, 3, 4, 8), (2, 3, keys, 8), (2, 3, keys, 8)]
-    q, k, v = (torch.randn(shape, dtype=torch.float64) for shape in shapes)
-    formula = torch.softmax(torch.einsum("bhid,bhjd->bhij", q, k) / 8**0.5, -1) @ v
-    for shortest, kernels in ((1000, 0), (0, 1)):
-        monkeypatch.setattr(attention, "SHORT_SEQUENCE", shortest)
-        calls.clear()
-        torch.testing.assert_close(attend(q, k, v), formula, rtol=1e-10, atol=1e-12)
-        assert len(calls) == kernels
-
-
-@pytest.mark.parametrize("keys", [5, 40])
+@pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 0.05)])
-def test_training_takes_the_fused_kernel_but_in_bfloat16_on_a_cpu(monkeypatch, keys, dtype, tolerance):
+def test_the_kernel_follows_dtype_gradient_and_length_and_any_gives_the_formula(
+    monkeypatch, keys, training, dtype, tolerance
+):
     fused, calls = F.scaled_dot_product_attention, []
     monkeypatch.setattr(F, "scaled_dot_product_attention", lambda *x: calls.append(x) or fused(*x))
     torch.manual_seed(0)
     shapes = [(2, 3, 4, 8), (2, 3, keys, 8), (2, 3, keys, 8)]
     exact = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
-    used = [x.detach().to(dtype).requires_grad_() for x in exact]
+    used = [x.detach().to(dtype).requires_grad_(training) for x in exact]
     seen = attend(*used)
-    assert len(calls) == (dtype == torch.float32)
+    half, short = dtype == torch.bfloat16, keys == 5
+    products = half or short if training else half and short
+    assert len(calls) == (not products)
     q, k, v = exact
     formula = torch.softmax(torch.einsum("bhid,bhjd->bhij", q, k) / 8**0.5, -1) @ v
-    pairs = zip(
-        torch.autograd.grad(seen.float().square().sum(), used),
-        torch.autograd.grad(formula.square().sum(), exact),
-        strict=True,
+    torch.testing.assert_close(seen.double(), formula, rtol=tolerance, atol=tolerance)
+    if training:
+        ours = torch.autograd.grad(seen.float().square().sum(), used)
+        true = torch.autograd.grad(formula.square().sum(), exact)
+        for one, other in zip(ours, true, strict=True):
+            torch.testing.assert_close(one.double(), other, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("batch", [(), (2,), (2, 3)])
+def test_the_fused_kernel_gets_four_axes_at_the_most_whatever_the_batch(monkeypatch, batch):
+    fused, axes = F.scaled_dot_product_attention, []
+    monkeypatch.setattr(
+        F, "scaled_dot_product_attention", lambda *x: axes.extend(y.ndim for y in x) or fused(*x)
     )
-    for ours, true in pairs:
-        torch.testing.assert_close(ours.double(), true, rtol=tolerance, atol=tolerance)
+    q, k, v = (torch.randn(*batch, 2, n, 8, dtype=torch.float64) for n in (4, 20, 20))
+    formula = (q @ k.transpose(-2, -1) / 8**0.5).softmax(-1) @ v
+    torch.testing.assert_close(attend(q, k, v), formula)
+    assert max(axes) <= 4
 
 
 @pytest.mark.parametrize("bias", [True, False])

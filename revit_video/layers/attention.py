@@ -6,21 +6,25 @@ from torch import Tensor, nn
 
 from revit_video.types import InputError
 
-SHORT_SEQUENCE = 16  # keys; up to here two matrix products beat the fused kernel on a CPU
+SHORT_SEQUENCE = 12  # keys; up to here two matrix products can beat the fused kernel on a CPU
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """softmax(q k^T / sqrt(d)) v for q (..., Nq, d) and k, v (..., Nk, d); the result is (..., Nq, d).
+    """softmax(q k^T / sqrt(d)) v for q (..., A, Nq, d) and k, v (..., A, Nk, d): (..., A, Nq, d).
 
-    The kernel follows device and shape, by measurement (docs/performance.md): on a CPU the fused kernel loses
-    to two matrix products on short sequences (time attention) without gradients, and with them in bfloat16.
+    The kernel follows device and shape, by measurement (docs/performance.md): on a CPU the backward of the
+    fused kernel is slow in bfloat16, and short sequences (time attention) cost it more than they save, but
+    for a float32 forward pass.
     """
     if q.device.type == "cpu":
         training = q.requires_grad and torch.is_grad_enabled()
-        two_products = q.dtype == torch.bfloat16 if training else k.shape[-2] <= SHORT_SEQUENCE
-        if two_products:
+        half, short = q.dtype == torch.bfloat16, k.shape[-2] <= SHORT_SEQUENCE
+        if (half and training) or (short and (half or training)):
             return (q * q.shape[-1] ** -0.5 @ k.transpose(-2, -1)).softmax(dim=-1) @ v
-    return F.scaled_dot_product_attention(q, k, v)
+    # torch's fused kernels take four axes; given five it takes plain products, 3 to 5 times slower here.
+    batch = q.shape[:-3]
+    seen = F.scaled_dot_product_attention(*(x.flatten(0, -4) if x.ndim > 4 else x for x in (q, k, v)))
+    return seen.unflatten(0, batch) if len(batch) > 1 else seen
 
 
 class Attention(nn.Module):

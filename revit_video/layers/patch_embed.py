@@ -5,7 +5,6 @@ Shape of every embedding: clips (B, C, T, H, W) to tokens (B, t, S, D), the patc
 """
 
 import math
-from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -79,7 +78,7 @@ class ConvPatchEmbed(nn.Module):
             clips = F.pad(clips, self.padding)
         return project_patches(self.proj, clips)
 
-    def grow_from(self, other: Self) -> None:
+    def grow_from(self, other: "ConvPatchEmbed") -> None:
         resample_kernel(other.proj, self.proj)
 
 
@@ -104,7 +103,7 @@ class ResizePatchEmbed(nn.Module):
             clips = small.to(clips.dtype).unflatten(0, frames.shape[:2]).transpose(1, 2)
         return project_patches(self.proj, clips)
 
-    def grow_from(self, other: Self) -> None:
+    def grow_from(self, other: "ResizePatchEmbed") -> None:
         resample_kernel(other.proj, self.proj)
 
 
