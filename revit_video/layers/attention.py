@@ -21,10 +21,10 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         half, short = q.dtype == torch.bfloat16, k.shape[-2] <= SHORT_SEQUENCE
         if (half and training) or (short and (half or training)):
             return (q * q.shape[-1] ** -0.5 @ k.transpose(-2, -1)).softmax(dim=-1) @ v
-    # torch's fused kernels take four axes; given five it takes plain products, 3 to 5 times slower here.
-    batch = q.shape[:-3]
-    seen = F.scaled_dot_product_attention(*(x.flatten(0, -4) if x.ndim > 4 else x for x in (q, k, v)))
-    return seen.unflatten(0, batch) if len(batch) > 1 else seen
+    # torch's fused kernels take exactly four axes; else it takes plain products, 3 to 5 times slower here.
+    batch = q.shape[:-2]
+    q, k, v = (x.reshape(-1, *x.shape[-3:]) if x.ndim > 3 else x[(None,) * (4 - x.ndim)] for x in (q, k, v))
+    return F.scaled_dot_product_attention(q, k, v).reshape(*batch, *q.shape[-2:])
 
 
 class Attention(nn.Module):
@@ -46,6 +46,16 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, *, queries: int | None = None) -> Tensor:
         q, k, v = self.project(x, queries=queries)
         return self.proj(attend(q, k, v).transpose(-3, -2).flatten(-2))
+
+    def over_time(self, x: Tensor) -> Tensor:
+        """Self-attention over the frames of x (B, T, S, D), every place apart; the result is (B, T, S, D).
+
+        The linear layers see the tokens as they lie in memory. A transposed input costs a copy at best; where
+        the weights need no gradient (bfloat16 autocast without training) torch copies them for every place.
+        """
+        qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1))  # (B, T, S, 3, A, d)
+        q, k, v = qkv.permute(3, 0, 2, 4, 1, 5)  # (B, S, A, T, d) each
+        return self.proj(attend(q, k, v).permute(0, 3, 1, 2, 4).flatten(-2))
 
     def project(self, x: Tensor, *, queries: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Queries (..., A, n, d), keys and values (..., A, N, d)."""

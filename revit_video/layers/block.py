@@ -108,9 +108,8 @@ class TimeAttention(nn.Module):
         self.fc = nn.Linear(trunk.dim, trunk.dim)
 
     def forward(self, patches: Tensor, grid: TokenGrid) -> Tensor:
-        x = self.norm(patches, grid.level).transpose(1, 2)  # (B, S, T, D)
-        x = drop_path(self.attn(x), self.drop_path_rate, training=self.training, rows=(0, 1))
-        return self.fc(x.transpose(1, 2))
+        x = self.attn.over_time(self.norm(patches, grid.level))
+        return self.fc(drop_path(x, self.drop_path_rate, training=self.training, rows=(0, 2)))
 
 
 class DividedBlock(nn.Module):
