@@ -36,7 +36,8 @@ setup(
         DECORD,
     ],
     extras_require={
-        "test": ["pytest>=8", "pytest-xdist>=3.6", "ruff>=0.9"],
+        "baselines": ["pytorchvideo==0.1.5"],
+        "test": ["pytorchvideo==0.1.5", "pytest>=8", "pytest-xdist>=3.6", "ruff>=0.9", "transformers>=4.50"],
         "torchcodec": ["torchcodec>=0.13"],
         "slurm": ["submitit>=1.5"],
         "wandb": ["wandb>=0.17"],

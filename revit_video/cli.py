@@ -137,31 +137,83 @@ def _as_text(prediction) -> str:
 
 
 def flops(argv: Arguments = None, manual: str | None = None) -> int:
-    """Multiply-adds and parameters of a model at each of its token lengths."""
+    """Multiply-adds and parameters of models at each of their token lengths."""
     made = parser(manual)
-    made.add_argument("--model", required=True, metavar="NAME")
+    made.add_argument("--model", required=True, nargs="+", metavar="NAME", help="all: the whole zoo")
+    made.add_argument("--views", default="1x1", metavar="CLIPSxCROPS", help="of a video (default 1x1)")
     made.add_argument("--token-lengths", type=int, nargs="+", metavar="N")
     made.add_argument("--num-classes", type=int, metavar="K")
-    made.add_argument("--patch-embed", choices=("conv", "resize"))
+    made.add_argument("--patch-embed", metavar="KIND", help="conv, resize or another of layers/stems.py")
     switch, hint = argparse.BooleanOptionalAction, "the last block computes the class token alone"
     made.add_argument("--class-token-only", action=switch, help=hint)
     made.add_argument("--json", metavar="FILE", help="write the rows there")
 
     def command(args: argparse.Namespace) -> None:
-        from revit_video.backbones.costs import COLUMNS, cost_rows
+        from revit_video.backbones.costs import COLUMNS, cost_rows, model_names
         from revit_video.report.tables import console_table
 
         names = ("token_lengths", "num_classes", "patch_embed", "class_token_only")
         given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-        rows = cost_rows(args.model, **given)
-        console_table(rows, COLUMNS, title=f"{args.model}: multiply-adds of one view")
+        clips, crops = _views(args.views)
+        rows = list(cost_rows(model_names(args.model), clips=clips, crops=crops, **given))
+        console_table(rows, COLUMNS)
         if args.json:
             Path(args.json).write_text(json.dumps(rows, indent=2) + "\n")
 
     return run(command, made, argv)
 
 
-COMMANDS = {"train": train, "test": test, "predict": predict, "flops": flops}
+def convert(argv: Arguments = None, manual: str | None = None) -> int:
+    """Weights of another project as a checkpoint of this one."""
+    made = parser(manual)
+    made.add_argument("source_file", metavar="SRC", help=".pyth, .pth, .pt or .safetensors")
+    made.add_argument("--to", metavar="OUT", required=True, help="checkpoint to write; must not exist")
+    made.add_argument("--source", metavar="NAME", help="layout of SRC (default: by its keys)")
+    made.add_argument("--model", metavar="NAME", help="model of the zoo (default: by its sizes)")
+    made.add_argument(
+        "--token-lengths", type=int, nargs="+", metavar="N", default=[], help="default: its own"
+    )
+    made.add_argument(
+        "--dataset", default="kinetics400", help="what SRC was trained on: kinetics400, ssv2, ..."
+    )
+    made.add_argument("--class-names", metavar="FILE", type=Path, help="a name per line, or JSON")
+    made.add_argument("--resize", default="bicubic", help="bicubic (default), nearest, flat_nearest")
+    made.add_argument("--new-head", type=int, default=0, metavar="K", help="start a new head of K classes")
+    made.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="settings that replace the weights' own"
+    )
+
+    def command(args: argparse.Namespace) -> None:
+        from revit_video.build.weights import convert_file
+
+        if args.new_head < 0:
+            raise InputError(f"--new-head is {args.new_head}, but must be a number of classes, at least 1")
+        convert_file(
+            Path(args.source_file),
+            Path(args.to),
+            source=args.source,
+            model=args.model,
+            token_lengths=args.token_lengths,
+            dataset=args.dataset,
+            class_names=args.class_names,
+            resize=args.resize,
+            new_head=args.new_head,
+            overrides=args.overrides,
+        )
+        print(f"\nwritten: {args.to}")
+
+    return run(command, made, argv)
+
+
+def _views(text: str) -> tuple[int, int]:
+    """Clips and crops of "1x3"."""
+    sides = text.split("x")
+    if len(sides) != 2 or not all(side.isdecimal() and int(side) for side in sides):
+        raise InputError(f"--views is {text!r}, but must be CLIPSxCROPS, such as 1x3: 1 clip of 3 crops")
+    return int(sides[0]), int(sides[1])
+
+
+COMMANDS = {"train": train, "test": test, "predict": predict, "flops": flops, "convert": convert}
 
 
 def main() -> None:

@@ -40,12 +40,14 @@ def run_stages(config: Config) -> None:
     folder = RunFolder(plan.output_dir)
     todo = stages_to_run(folder, config, stages=plan.stages, resume=plan.resume)
     run = build.build_device(config)
-    build.check_stages(config, todo)
+    said = build.check_stages(config, todo)
     first = build.revit_job(config, run) if "revit" in todo else None
     folder.path.mkdir(parents=True, exist_ok=True)
     save_config(config, folder.config)
     with RunLog(folder.path) as log:
         log.say(f"{folder.path}: {', '.join(todo) or 'nothing left to do'} on {run.device}, {run.dtype}")
+        for line in said:
+            log.say(line)
         if first is not None:
             train_revit(first, folder, log)
         if "labels" in todo:
@@ -74,11 +76,13 @@ def test_checkpoint(checkpoint: Path, overrides: list[str]) -> None:
             f"{folder.path} already holds a report.json; give another output_dir=, "
             "or resume=true to replace it"
         )
-    build.check_stages(config, ["test"])
+    said = build.check_stages(config, ["test"])
     job = build.test_job(config, checkpoint, build.build_device(config))
     folder.path.mkdir(parents=True, exist_ok=True)
     save_config(config, folder.path / "test_config.yaml" if own else folder.config)
     with RunLog(None) as log:
+        for line in said:
+            log.say(line)
         test_into(folder.path, job, log)
     show_report(folder.report)
 
@@ -87,7 +91,7 @@ def test_into(folder: Path, job: TestJob, log: RunLog) -> None:
     """Run the test and write its report, tables and pictures into `folder`."""
     result = run_test(job, log)
     write_report(result.report, folder)
-    if job.plots:
+    if job.plots and job.assigner is not None:
         draw_result(job, result, folder)
 
 

@@ -17,7 +17,17 @@ from typing import Any
 from revit_video.types import InputError
 
 MISSING = "???"  # OmegaConf's mark for a value that the user must give
-DATASETS = ("kinetics", "ssv2", "class_folders", "demo")
+FOLDERS = ("class_folders", "image_folders", "frame_folders")
+DATASETS = ("kinetics", "ssv2", *FOLDERS, "epic_kitchens", "demo")
+ONLY_USED_BY = {  # settings of `data` that most data sets do not look at
+    "path_prefix": ("kinetics", "ssv2", "epic_kitchens"),
+    "separator": ("kinetics",),
+    "class_names": ("kinetics",),
+    "num_classes": ("kinetics",),
+    "target": ("epic_kitchens",),
+    "group_pattern": FOLDERS,
+    "split_shares": FOLDERS,
+}
 STAGES = ("all", "revit", "labels", "assigner", "test")
 SMALLEST_PATCH = 4  # pixels a side; the longest token length may not cut a crop finer
 
@@ -28,25 +38,30 @@ def _list(*items: Any) -> Any:
 
 @dataclass(frozen=True)
 class DataConfig:
-    dataset: str = "kinetics"  # kinetics | ssv2 | class_folders | demo
+    dataset: str = "kinetics"  # kinetics | ssv2 | class_, image_, frame_folders | epic_kitchens | demo
     root: str = MISSING  # folder of the lists, or of the class folders
     path_prefix: str = ""  # folder of the videos where it is not the root
-    separator: str = "auto"  # between path and label of a Kinetics list: auto | space | comma | tab
+    separator: str = "auto"  # kinetics: between path and label: auto | space | comma | tab | ; or such
+    class_names: str = ""  # kinetics: file of the names; "": classes.txt beside the list
     train_split: str = "train"  # name of the list that is trained on
     val_split: str = "val"
     test_split: str = "test"
-    num_classes: int = 0  # 0: from the data
-    group_pattern: str = ""  # class_folders: regex; files with equal (group) share a split. "": by file
-    split_shares: list[float] = _list(0.8, 0.1, 0.1)  # class_folders: of train, val, test
+    num_classes: int = 0  # kinetics; 0: from the data
+    target: str = ""  # epic_kitchens: verb | noun, which of the two is the label
+    group_pattern: str = ""  # folders: regex; files with equal (group) share a split. "": by file
+    split_shares: list[float] = _list(0.8, 0.1, 0.1)  # folders: of train, val, test
     decoder: str = "auto"  # reader of the videos, see decode
     sampling: str = "dense"  # dense: every sampling_rate-th frame | segments: one of each equal part
     num_frames: int = 8  # T, frames of a clip
     sampling_rate: int = 32  # frames from one taken frame to the next
+    sampling_rule: str = "centred"  # centred: ours | slowfast, slowfast_offset: as the official code
+    target_fps: float = 30.0  # frame rate that sampling_rate counts in under the official rules
     crop: int = 224  # pixels a side of what the model sees
     train_jitter: list[int] = _list(256, 320)  # pixels; the short side is drawn between these
     test_short_side: int = 0  # pixels; 0: the crop
     mean: list[float] = _list(0.45, 0.45, 0.45)  # of RGB in 0..1
     std: list[float] = _list(0.225, 0.225, 0.225)
+    channel_order: str = "rgb"  # rgb | bgr: the order in which the model takes the colours
     flip: bool = True  # mirror half of the training clips
     flip_labels: list[list[str]] = _list()  # pairs of class names that swap in the mirror; []: labels stay
     num_workers: int = 4  # processes that read videos; 0: this one
@@ -55,9 +70,15 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         _one_of(self, "dataset", DATASETS)
-        _one_of(self, "separator", ("auto", "space", "comma", "tab"))
+        if not self.separator or any(letter.isalnum() for letter in self.separator):
+            _one_of(self, "separator", ("auto", "space", "comma", "tab"))
         _one_of(self, "sampling", ("dense", "segments"))
+        _one_of(self, "sampling_rule", ("centred", "slowfast", "slowfast_offset"))
+        _above_zero(self, "target_fps")
+        if self.dataset == "epic_kitchens":
+            _one_of(self, "target", ("verb", "noun"))
         _one_of(self, "cache", ("none", "memory"))
+        _one_of(self, "channel_order", ("rgb", "bgr"))
         _within(self, 0, math.inf, "num_classes", "test_short_side", "num_workers")
         _within(self, 1, math.inf, "num_frames", "sampling_rate", "crop")
         _within(self, 0, 1, "max_unreadable")
@@ -77,6 +98,16 @@ class DataConfig:
         hint = f"false for {self.dataset}, whose classes tell left from right, or data.flip_labels be given"
         _check(self, "flip", not mirrored, hint)
         _check(self, "group_pattern", _is_pattern(self.group_pattern), "a regex with exactly one (group)")
+        self._refuse_unused()
+
+    def _refuse_unused(self) -> None:
+        """A setting that this data set would not look at is a misunderstanding, not a detail."""
+        for name, users in ONLY_USED_BY.items():
+            if self.dataset not in users and getattr(self, name) != _default(DataConfig, name):
+                raise InputError(
+                    f"data.{name} is {getattr(self, name)!r}, but data.dataset={self.dataset} does not "
+                    f"use it, only {', '.join(users)}; leave it out"
+                )
 
 
 @dataclass(frozen=True)
@@ -198,13 +229,15 @@ class TestConfig:
     __test__ = False  # pytest takes a class called Test... for tests
 
     num_ensemble_views: int = 10  # clips per video
-    num_spatial_crops: int = 3  # 1: centre | 3: along the long side
+    num_spatial_crops: int = 3  # 1: one_crop | 3: along the long side
+    one_crop: str = "centre"  # centre | first: left or top, as Motionformer on Something-Something
     batch_size: int = 16  # views per forward pass
     throughput: bool = True  # time the model too
 
     def __post_init__(self) -> None:
         _within(self, 1, math.inf, "num_ensemble_views", "batch_size")
         _check(self, "num_spatial_crops", self.num_spatial_crops in (1, 3), "1 or 3")
+        _one_of(self, "one_crop", ("centre", "first"))
 
 
 @dataclass(frozen=True)
@@ -256,6 +289,11 @@ def _check(config: Any, name: str, holds: Any, expected: str) -> None:
         group = type(config).__name__.removesuffix("Config").lower()
         key = f"{group}.{name}" if group else name
         raise InputError(f"{key} is {getattr(config, name)!r}, but must be {expected}")
+
+
+def _default(kind: type, name: str) -> Any:
+    chosen = kind.__dataclass_fields__[name]
+    return chosen.default_factory() if callable(chosen.default_factory) else chosen.default
 
 
 def _one_of(config: Any, name: str, choices: Sequence[str]) -> None:

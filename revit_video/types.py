@@ -15,19 +15,30 @@ class InputError(ValueError):
 
 @dataclass(frozen=True)
 class VideoSample:
-    """One labelled video of a list. `tag` is free text for grouping results (the demo's difficulty)."""
+    """One labelled video of a list. `tag` is free text for grouping results (the demo's difficulty).
+
+    `begin` and `end` cut a part out of a long video: its frames begin, ..., end - 1. An `end` of 0 is the
+    video's own.
+    """
 
     path: str
     label: int
     tag: str = ""
+    begin: int = 0
+    end: int = 0
 
 
 @dataclass(frozen=True)
 class Split:
-    """One list of videos with the names of its classes, in the order of the labels."""
+    """One list of videos with the names of its classes, in the order of the labels.
+
+    With two class lists (verbs and nouns), `class_names` is both, one after the other, `heads` says how many
+    names each has, and the label of a sample is the pair as one number: first * heads[1] + second.
+    """
 
     samples: tuple[VideoSample, ...]
     class_names: tuple[str, ...]
+    heads: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

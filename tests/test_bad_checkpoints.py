@@ -51,9 +51,9 @@ def test_what_is_no_recognizer_is_refused(kind, message, run, demo_data, tmp_pat
     assert contents(tmp_path) == before
 
 
-def test_a_backbone_alone_cannot_be_tested(run, refusal):
-    line = refusal(run_tool("test_net.py", "--checkpoint", run / "checkpoints/revit.pt"))
-    assert "holds 'revit', but 'recognizer' was expected" in line
+def test_an_assigner_alone_cannot_be_tested(run, refusal):
+    line = refusal(run_tool("test_net.py", "--checkpoint", run / "checkpoints/assigner.pt"))
+    assert "holds 'assigner'; expected recognizer.pt or checkpoints/revit.pt" in line
 
 
 @pytest.mark.parametrize(

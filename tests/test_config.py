@@ -62,6 +62,7 @@ def test_saving_and_loading_gives_the_same_config(tmp_path):
     changes = [
         "solver.base_lr=1e-5",
         "model.options={dim: 96, deep: {a: [1, x]}}",
+        "data.dataset=class_folders",
         "data.group_pattern=_(\\d+)_",
     ]
     config = load_config(None, [ROOT, "data.flip_labels=[[left, right]]", "solver.lrs=[1,.5,.25]", *changes])

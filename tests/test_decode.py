@@ -9,6 +9,7 @@ import pytest
 from make_video import frame_numbers, make_video, numbered_frames
 
 from revit_video.decode import DECODERS, DecodeError, open_video, pyav_reader
+from revit_video.decode.pyav_source import Source
 from revit_video.types import InputError
 
 KINDS = {
@@ -69,23 +70,26 @@ def test_a_packet_without_a_picture_does_not_count_in_an_avi(tmp_path):
         assert frame_numbers(video.frames([19, 0])) == [19, 0]
 
 
-def test_only_wanted_frames_are_converted_and_none_behind_them_decoded(tmp_path, monkeypatch):
-    calls = {"step": 0, "_convert": 0}
+@pytest.mark.parametrize(("name", "decoded"), [("a.mp4", 13), ("a.avi", 21)])
+def test_only_wanted_frames_are_converted_and_none_behind_them_decoded(tmp_path, monkeypatch, name, decoded):
+    """Key frames are 0, 12, 24, 36: the mp4 needs the first, then 1 to 3 and 12 to 20."""
+    counts = {"decode": 0, "_convert": 0}
 
     def count(owner, name):
         method = getattr(owner, name)
 
         def counted(*args):
-            calls[name] += 1
-            return method(*args)
+            result = method(*args)
+            counts[name] += len(result) if name == "decode" else 1
+            return result
 
         monkeypatch.setattr(owner, name, counted)
 
-    count(pyav_reader._Walk, "step")
+    count(Source, "decode")
     count(pyav_reader.PyAVReader, "_convert")
-    with open_video(make_video(tmp_path / "a.mp4", 40)) as video:
+    with open_video(make_video(tmp_path / name, 40, codec={"a.avi": "mpeg4"}.get(name, "libx264"))) as video:
         video.frames([20, 3, 20])
-    assert calls == {"step": 21, "_convert": 2}
+    assert counts == {"decode": decoded, "_convert": 2}
 
 
 def test_lossless_pixels_survive(tmp_path):
@@ -115,6 +119,30 @@ def test_a_shrunk_frame_is_averaged_not_picked(tmp_path):
     with open_video(make_video(tmp_path / "a.mp4", stripes)) as video:
         shrunk = video.frames([1], short_side=16)
     assert abs(shrunk[:, 2:-2].mean() - 127) < 5 and shrunk[:, 2:-2].std() < 5
+
+
+MIRRORED = {
+    (0, 1, 0): (1, -1),
+    (0, 0, 1): (-1, 1),
+    (0, 1, 1): (-1, -1),
+}  # degrees, flips -> steps of rows, columns
+
+
+@pytest.mark.parametrize("stored", MIRRORED)
+def test_stored_mirroring_is_applied(tmp_path, stored):
+    """FFmpeg's angle of a picture that is mirrored left to right is 180: turning it would be wrong."""
+    path = make_video(tmp_path / "a.mp4", 20)
+    with av.open(path) as old, av.open(str(tmp_path / "b.mp4"), "w") as new:
+        stream = new.add_stream_from_template(old.streams.video[0])
+        degrees, hflip, vflip = stored
+        stream.set_display_rotation(degrees, hflip=bool(hflip), vflip=bool(vflip))
+        for packet in old.demux(video=0):
+            if packet.size:
+                packet.stream = stream
+                new.mux(packet)
+    with open_video(path) as plain, open_video(tmp_path / "b.mp4") as video:
+        rows, columns = MIRRORED[stored]
+        assert np.array_equal(video.frames([0, 18]), plain.frames([0, 18])[:, ::rows, ::columns])
 
 
 @pytest.mark.parametrize("rotation", [90, 180, -90])
@@ -173,8 +201,13 @@ def test_a_closed_reader_says_so(tmp_path):
 
 def end_after(last: int, monkeypatch) -> None:
     """Lets the decoder, not the file, end after frame `last`: the packets of the others are still counted."""
-    step = pyav_reader._Walk.step
-    monkeypatch.setattr(pyav_reader._Walk, "step", lambda walk: walk.number < last and step(walk))
+    decode = Source.decode
+    times = [512 * i for i in range(last + 1)]  # in a walk
+
+    def cut(source, packet):
+        return [frame for frame in decode(source, packet) if frame.pts <= last or frame.pts in times]
+
+    monkeypatch.setattr(Source, "decode", cut)
 
 
 def test_a_few_promised_frames_that_never_come_are_the_last_one_again(tmp_path, monkeypatch):
@@ -240,16 +273,21 @@ def test_an_unknown_decoder_is_named_with_the_nearest(name, nearest):
         open_video("a.mp4", name)
 
 
-def test_a_missing_decord_says_how_to_get_it(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "decord", None)
-    with pytest.raises(InputError, match="pip install decord"):
-        open_video(make_video(tmp_path / "a.mp4", 3), "decord")
+@pytest.mark.parametrize("name", ["decord", "torchcodec"])
+def test_a_missing_decoder_says_how_to_get_it(tmp_path, monkeypatch, name):
+    monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(InputError, match=f"pip install {name}"):
+        open_video(make_video(tmp_path / "a.mp4", 3), name, guarded=False)
 
 
-def test_decord_gives_the_same_frames(tmp_path):
-    pytest.importorskip("decord")
+@pytest.mark.parametrize("name", ["decord", "torchcodec"])
+def test_other_decoders_give_the_same_frames(tmp_path, name):
+    try:
+        pytest.importorskip(name)
+    except RuntimeError as error:  # torchcodec without FFmpeg
+        pytest.skip(str(error)[:80])
     path = make_video(tmp_path / "a.mp4", 20, size=(256, 192), rotation=90)
-    with open_video(path, "decord") as theirs, open_video(path) as ours:
+    with open_video(path, name) as theirs, open_video(path) as ours:
         for name in ("num_frames", "fps", "height", "width"):
             assert getattr(theirs, name) == getattr(ours, name)
         for short_side in (None, 96):

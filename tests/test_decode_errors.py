@@ -125,9 +125,9 @@ def test_no_error_of_the_decoder_leaks(tmp_path, monkeypatch, raised):
         open_video(tmp_path / "a.mp4")
 
 
-@pytest.mark.parametrize("damaged", [20, 38])
-def test_a_damaged_file_gives_the_frames_before_and_always_the_same_error(tmp_path, damaged):
-    path = make_video(tmp_path / "a.mp4", NOISE, container_options={"movflags": "faststart"})
+@pytest.mark.parametrize(("damaged", "gop"), [(20, 100), (38, 12)])
+def test_a_damaged_file_gives_the_frames_before_and_always_the_same_error(tmp_path, damaged, gop):
+    path = make_video(tmp_path / "a.mp4", NOISE, gop=gop, container_options={"movflags": "faststart"})
     with av.open(path) as container:
         packets = [(packet.pos, packet.size) for packet in container.demux(video=0) if packet.size]
     content = bytearray(Path(path).read_bytes())
@@ -144,6 +144,24 @@ def test_a_damaged_file_gives_the_frames_before_and_always_the_same_error(tmp_pa
         assert video.frames([error.value.frame - 1, 0]).shape == (2, 48, 64, 3)
 
 
+def test_damage_hurts_only_the_frames_up_to_the_next_key_frame(tmp_path):
+    path = make_video(tmp_path / "a.mp4", NOISE, gop=12, container_options={"movflags": "faststart"})
+    with open_video(path) as video:
+        whole = video.frames(range(40))
+    with av.open(path) as container:
+        packets = [(packet.pos, packet.size) for packet in container.demux(video=0) if packet.size]
+    content = bytearray(Path(path).read_bytes())
+    begin, size = packets[18]
+    content[begin : begin + size] = b"\xff" * size
+    Path(path).write_bytes(content)
+    with open_video(path) as video:
+        for wanted in ([5], [30, 39], [17], [24]):
+            assert np.array_equal(video.frames(wanted), whole[wanted])
+        for wanted in ([18], [23], [5, 23, 30], list(range(40))):
+            with pytest.raises(DecodeError, match=r"cannot be decoded: .*pyav, frame 18\)"):
+                video.frames(wanted)
+
+
 def write_audio(path):
     with av.open(str(path), "w") as container:
         stream = container.add_stream("aac", rate=8000, layout="mono")
@@ -155,7 +173,6 @@ def write_audio(path):
 
 BAD_FILES = {
     "missing.mp4": (lambda path: None, "no such file"),
-    "folder.mp4": (lambda path: path.mkdir(), "is no file"),
     "pipe.mp4": (lambda path: os.mkfifo(path), "is no file"),
     "empty.mp4": (lambda path: path.write_bytes(b""), "cannot be opened: "),
     "text.mp4": (lambda path: path.write_text("this is no video\n" * 50), "cannot be opened: "),

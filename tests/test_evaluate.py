@@ -189,7 +189,7 @@ def grey_videos(tmp_path):
     return samples
 
 
-def six_views(num_frames, rng):
+def six_views(num_frames, rng, fps):
     """Two clips of two frames, three crops each."""
     return [View((4 * clip, 4 * clip + 1), clip, crop) for clip in range(2) for crop in range(3)]
 

@@ -90,7 +90,7 @@ def test_the_number_of_classes_holds_where_the_list_lacks_the_last_one(tmp_path)
         ("a.mp4 0\n\nb.mp4 -1\n", ":3: the label is -1 in 'b.mp4 -1', but must be at least 0"),
         ("a.mp4 0\nb.mp4 3\n", ":2: the label is 3, but there are 3 classes"),
         ("a.mp4 0\nb.mp4 0\n./a.mp4 1\n", ":3: {root}/a.mp4 is there twice, first on line 1"),
-        ("path,label\n", ":1: expected a path and a label like 'a.mp4 0', got 'path,label'"),
+        ("path,kind\n", ":1: expected a path and a label like 'a.mp4 0', got 'path,kind'"),
         ("a.mp4, 0\n", ":1: space and comma both fit 'a.mp4, 0'; set data.separator to one"),
         ("a 0\nb 1\nc,2\n", ":3: expected a path, a space and a label, got 'c,2'"),
         ("a 0\n" + 200 * "b", f":2: expected a path, a space and a label, got '{77 * 'b'}...'"),
@@ -104,8 +104,8 @@ def test_a_wrong_line_is_named_and_shown(tmp_path, text, said):
 
 
 def test_a_separator_that_does_not_exist_is_refused(tmp_path):
-    said = refusal(kinetics_split, kinetics_list(tmp_path, "a 0"), separator=";")
-    assert said == "separator is ';', but must be one of auto, space, comma, tab"
+    said = refusal(kinetics_split, kinetics_list(tmp_path, "a 0"), separator="semicolon")
+    assert said.startswith("separator is 'semicolon', but must be one of auto, space, comma, tab or ")
 
 
 def test_missing_videos_are_counted_in_one_error(tmp_path):

@@ -293,7 +293,7 @@ def test_views_are_picked_by_functions_that_worker_processes_of_every_kind_can_r
         eval_job(config, [], None, clips=2, crops=3, one_frame=True).dataset,
     ):
         again = pickle.loads(pickle.dumps(dataset))
-        assert again.pick_views(40, random.Random(0)) == dataset.pick_views(40, random.Random(0))
+        assert again.pick_views(40, random.Random(0), 25.0) == dataset.pick_views(40, random.Random(0), 25.0)
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").rglob("*.yaml")), ids=lambda path: path.stem)

@@ -9,10 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from revit_video.report.macs import count_macs, count_macs_torch, image_vit_macs, timesformer_macs
+from revit_video.report.closed_forms import Tokens, divided, joint, patch_stem, transformer
+from revit_video.report.macs import count_macs, count_macs_torch
 from revit_video.types import InputError
-
-BASE = {"dim": 768, "depth": 12, "heads": 12, "num_classes": 400}
 
 
 class Calls(nn.Module):
@@ -75,29 +74,10 @@ class Reference(nn.Module):
 def test_both_counters_and_the_closed_form_give_the_same_number(frames, prefix, prefix_only):
     model = Reference(24, 3, 2, frames, 8, 5, prefix, prefix_only)
     clips = torch.randn(1, 3, frames, 32, 40)
-    shape = {"dim": 24, "depth": 3, "heads": 2, "grid": (4, 5), "num_classes": 5, "prefix_tokens": prefix}
-    shape |= {"patch_in_features": 3 * 8 * 8, "cls_only_last_block": prefix_only}
-    closed = image_vit_macs(**shape) if frames == 1 else timesformer_macs(**shape, frames=frames)
+    n = Tokens(dim=24, heads=2, hidden=96, frames=frames, patches=4 * 5, prefix=prefix)
+    size = {"depth": 3, "num_classes": 5, "stem": patch_stem(n, patch=(8, 8)), "prefix_only": prefix_only}
+    closed = transformer(joint if frames == 1 else divided, n, **size).total
     assert count_macs(model, clips) == count_macs_torch(model, clips) == closed
-
-
-@pytest.mark.parametrize(("grid", "gmacs"), [(14, 195.83), (10, 98.64), (7, 48.11), (4, 15.82)])
-def test_the_closed_form_gives_the_published_cost_of_timesformer_base(grid, gmacs):
-    assert timesformer_macs(**BASE, frames=8, grid=grid) / 1e9 == pytest.approx(gmacs, abs=0.005)
-
-
-def test_the_closed_form_gives_the_published_cost_of_the_larger_timesformers():
-    assert timesformer_macs(**BASE, frames=16, grid=28) / 1e9 == pytest.approx(1702.69, abs=0.005)
-    assert timesformer_macs(**BASE, frames=96, grid=14) / 1e9 == pytest.approx(2379.86, abs=0.005)
-
-
-def test_joint_attention_is_an_image_of_all_frames():
-    assert image_vit_macs(**BASE, grid=(8 * 14, 14)) / 1e9 == pytest.approx(179.56, abs=0.005)
-
-
-def test_the_closed_form_gives_the_published_cost_of_deit_small():
-    macs = image_vit_macs(dim=384, depth=12, heads=6, grid=14, num_classes=1000)
-    assert macs / 1e9 == pytest.approx(4.6, abs=0.05)
 
 
 PRODUCTS = {
@@ -147,6 +127,7 @@ PRODUCTS = {
         [(1, 4, 5, 5), (4, 3, 2, 2)],
         4 * 3 * 4 * 25,
     ),
+    "a sum of products, term by term": (torch.addcmul, [(4, 5), (4, 1), (4, 5)], 20),
     "norms, softmax, resizing": (
         lambda x: F.interpolate(F.layer_norm(x, (8,)).softmax(-1), 16),
         [(2, 3, 8)],
@@ -278,4 +259,4 @@ def test_the_batch_multiplies_the_count():
 
 def test_heads_must_divide_the_width():
     with pytest.raises(InputError, match="dim=10 cannot be split over heads=3"):
-        image_vit_macs(dim=10, depth=1, heads=3, grid=4, num_classes=2)
+        Tokens(dim=10, heads=3, hidden=40, frames=1, patches=16)

@@ -114,6 +114,22 @@ def test_the_cascade_stops_where_the_stored_logits_say_and_runs_nothing_in_vain(
     assert recorder.batches == [(level, count) for level, count in went_on if count]
 
 
+def test_folded_norms_leave_the_assigners_logits_and_none_of_themselves():
+    torch.manual_seed(0)
+    assigner = Assigner(3, width=0.2, depth=0.5, image_size=32).double().train()
+    clips = torch.randn(4, 3, 3, 32, 32, dtype=torch.float64)
+    for _ in range(3):
+        assigner(clips)  # running statistics that are not those of the start
+    with torch.no_grad():
+        for parameter in assigner.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    wanted = assigner.eval()(clips)
+    assert wanted.std() > 1e-3
+    folded = assigner.fold_norms()
+    torch.testing.assert_close(folded(clips), wanted, rtol=1e-9, atol=1e-12)
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in folded.modules())
+
+
 def test_the_assigner_sees_the_middle_frame_and_no_other(clips):
     torch.manual_seed(0)
     assigner = Assigner(3, width=0.1, depth=0.3, image_size=32).eval()

@@ -6,7 +6,14 @@ from itertools import product
 import pytest
 
 from revit_video import sample
-from revit_video.sample import crop_box, random_start, segment_indices, strided_indices, uniform_starts
+from revit_video.sample import (
+    FramePicker,
+    crop_box,
+    random_start,
+    segment_indices,
+    strided_indices,
+    uniform_starts,
+)
 from revit_video.types import InputError
 
 SIZES = list(product([1, 2, 3, 7, 8, 9, 16, 31, 100, 301], [1, 2, 3, 8, 16]))  # num_frames, clip_len
@@ -139,18 +146,22 @@ def test_random_segments_reach_every_frame_and_follow_the_seed():
 
 
 def test_views_run_clip_by_clip_and_crop_by_crop():
-    views = sample.test_views(10, 4, 2, 2, 3)
+    views = sample.test_views(10, 30, FramePicker(4, 2), 2, 3)
     assert [(view.clip, view.crop) for view in views] == [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2)]
     assert [view.frames for view in views] == [(0, 2, 4, 6)] * 3 + [(3, 5, 7, 9)] * 3
 
 
-def test_one_crop_is_the_centre_one():
-    (view,) = sample.test_views(10, 4, 2, 1, 1)
+def test_one_crop_is_the_centre_one_unless_the_first_is_asked_for():
+    (view,) = sample.test_views(10, 30, FramePicker(4, 2), 1, 1)
     assert (view.frames, view.clip, view.crop) == ((1, 3, 5, 7), 0, 1)
+    (view,) = sample.test_views(10, 30, FramePicker(4, 2), 1, 1, one_crop="first")
+    assert (view.frames, view.clip, view.crop) == ((1, 3, 5, 7), 0, 0)
+    views = sample.test_views(10, 30, FramePicker(4, 2), 1, 3, one_crop="first")
+    assert [view.crop for view in views] == [0, 1, 2]
 
 
 def test_segment_views_span_the_video_and_differ():
-    views = sample.test_views(12, 3, 99, 2, 1, sampling="segments")
+    views = sample.test_views(12, 30, FramePicker(3, 99, sampling="segments"), 2, 1)
     assert [view.frames for view in views] == [(1, 5, 9), (3, 7, 11)]
 
 
@@ -167,10 +178,17 @@ def test_segment_views_span_the_video_and_differ():
         (lambda: segment_indices(9, 4, clip=2, num_clips=2), "clip is 2, but must be from 0 to 1"),
         (lambda: crop_box(100, 200, 101, 0), "cannot crop 101x101 from a frame 100 pixels high and 200 wide"),
         (lambda: crop_box(100, 200, 50, 3), "crop position is 3"),
-        (lambda: sample.test_views(9, 4, 2, 1, 2), "number of spatial crops is 2, but must be 1 or 3"),
-        (lambda: sample.test_views(9, 4, 2, 0, 1), "number of clips is 0"),
-        (lambda: sample.test_views(9, 4, 2, 0, 1, "segments"), "number of ensemble views is 0"),
-        (lambda: sample.test_views(9, 4, 2, 1, 1, "segment"), "'segment'; nearest: segments"),
+        (
+            lambda: sample.test_views(9, 30, FramePicker(4, 2), 1, 2),
+            "number of spatial crops is 2, but must be 1 or 3",
+        ),
+        (
+            lambda: sample.test_views(9, 30, FramePicker(4, 2), 1, 1, one_crop="left"),
+            "one_crop is 'left', but must be one of centre, first",
+        ),
+        (lambda: sample.test_views(9, 30, FramePicker(4, 2), 0, 1), "number of clips is 0"),
+        (lambda: FramePicker(4, sampling="segment"), "no sampling is named 'segment'; nearest: segments"),
+        (lambda: FramePicker(4, rule="slow"), "no rule is named 'slow'; nearest: slowfast"),
     ],
 )
 def test_impossible_requests_are_named(call, message):

@@ -128,6 +128,16 @@ def test_predict_runs_every_clip_at_the_length_it_is_given(checkpoint, videos, c
         assert row["gmacs_per_view"] == pytest.approx(cost[length])
 
 
+def test_a_backbone_without_an_assigner_is_tested_at_every_length_as_it_was_with_one(small_run, tmp_path):
+    options = [f"output_dir={tmp_path / 'alone'}", "test.throughput=true"]
+    assert run_tool("test_net.py", "--checkpoint", small_run / "checkpoints/revit.pt", *options) == 0
+    alone, whole = report_of(tmp_path / "alone"), report_of(small_run)
+    assert alone.keys() == {"per_length", "protocol", "throughput"}
+    for row, other in zip(alone["per_length"], whole["per_length"], strict=True):
+        assert {**row, "clips_per_s": 0} == {**other, "clips_per_s": 0} and row["clips_per_s"] > 0
+    assert "A backbone without an assigner" in (tmp_path / "alone/report.md").read_text()
+
+
 def test_a_backbone_without_an_assigner_predicts_at_a_fixed_length_only(small_run, videos, capfd):
     arguments = [videos[0], "--checkpoint", small_run / "checkpoints/revit.pt"]
     assert run_tool("predict.py", *arguments, "--length", 5) == 0

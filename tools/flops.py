@@ -1,10 +1,20 @@
-"""Multiply-adds and parameters of a model at each of its token lengths.
+"""Multiply-adds and parameters of models at each of their token lengths.
 
     python tools/flops.py --model timesformer_base
-    python tools/flops.py --model timesformer_base --token-lengths 14 10 7 --json costs.json
+    python tools/flops.py --model timesformer_base motionformer_base --views 1x3 --json costs.json
+    python tools/flops.py --model all
+    python tools/flops.py --model deit_small --token-lengths 14 7
 
-Counts one multiply-add as one, as the papers do, for one view, fused attention included. The file is a list
-of rows with model, length, frames, crop, tokens, patch_embed_gmacs, gmacs and params.
+Counts one multiply-add as one, as the papers do, attention included, norms and activations free. Nothing
+is run: the closed form of the architecture, held against torch's counter on the meta device, so that the
+largest model needs no memory either. docs/costs.md compares with published numbers.
+
+A row has the model and the token length, what it costs per view and over all views of a video (clips x
+crops), the parameters of all lengths together, and parts of the cost: the patch embedding, what the
+distillation token adds, and the share of attention: its scores and sums of values, without its linear layers.
+
+The file is a list of rows with model, length, frames, crop, tokens, params, patch_embed_gmacs,
+distill_token_gmacs, attention_share, gmacs (per view), views and total_gmacs.
 """
 
 import sys

@@ -275,7 +275,7 @@ class ReViT(nn.Module):
         for grid, table in zip(self.grids, self.pos_tables, strict=True):
             nn.init.trunc_normal_(table, std=0.02)
             if pos_init == "sine":
-                table[1:] = sine_grid(grid, table.shape[1]).repeat(len(table) // grid.per_frame, 1)
+                table[1:] = sine_grid(grid, table.shape[1]).repeat((len(table) - 1) // grid.per_frame, 1)
             elif pos_init == "sine_1d":
                 table.copy_(sine_sequence(len(table), table.shape[1]))
         if pos_init == "sine" and self.time_table is not None:

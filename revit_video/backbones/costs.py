@@ -1,58 +1,178 @@
-"""What a backbone costs at each of its token lengths."""
+"""What a backbone costs at each of its token lengths.
+
+The closed form of report/closed_forms.py is the number that is shown and budgeted with: it takes no time and
+no memory. The suite holds it equal to both counters of report/macs.py for every model of the zoo, and
+`cost_rows` to one of them again, on the meta device.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import torch
 
 from revit_video.backbones.core import ReViT
-from revit_video.backbones.zoo import create_model
-from revit_video.report.macs import count_macs
+from revit_video.backbones.zoo import MODELS, create_model
+from revit_video.layers.block import DividedBlock, JointBlock
+from revit_video.layers.lv_stem import LVStem
+from revit_video.layers.mf_divided import MotionformerDividedBlock
+from revit_video.layers.patch_embed import ConvPatchEmbed, ResizePatchEmbed
+from revit_video.layers.t2t import Performer, T2TStem
+from revit_video.layers.trajectory import TrajectoryBlock
+from revit_video.report import closed_forms
+from revit_video.report.closed_forms import Macs, Tokens, transformer
+from revit_video.report.macs import count_macs_torch
+from revit_video.types import InputError
 
 COLUMNS = {  # of `cost_rows`, for report.tables
+    "model": ("model", ""),
     "length": ("length", "d"),
     "frames": ("frames", "d"),
     "crop": ("crop", ""),
     "tokens": ("tokens", "d"),
+    "params": ("parameters", ",d"),
     "patch_embed_gmacs": ("of it patch embedding", ".3f"),
     "distill_token_gmacs": ("distillation token", ".3f"),
-    "gmacs": ("GMACs", ".2f"),
-    "params": ("parameters", ",d"),
+    "attention_share": ("attention", ".1%"),
+    "gmacs": ("GMACs per view", ".2f"),
+    "views": ("views", ""),
+    "total_gmacs": ("total GMACs", ".2f"),
 }
 
 
 def level_gmacs(model: ReViT) -> list[float]:
-    """GMACs per view of each level, counted on a clip of zeros where the model lies."""
-    parameter = next(model.parameters())
-    clip = torch.zeros(1, 3, model.num_frames, *model.crop, dtype=parameter.dtype, device=parameter.device)
-    return [count_macs(model, clip, level=level) / 1e9 for level in range(model.num_levels)]
+    """GMACs per view of each level."""
+    return [closed_form_macs(model, level).total / 1e9 for level in range(model.num_levels)]
 
 
-def cost_rows(name: str, **changes) -> list[dict]:
-    """One row per token length of the model `name`: model, length, tokens per clip, gmacs per view (and the
-    parts of it that a plain model of patch size 16 at that grid has not), params.
+def cost_rows(names: Sequence[str], *, clips: int = 1, crops: int = 1, **changes) -> Iterator[dict]:
+    """One row per model and token length, as soon as it is known; `changes` are arguments of every model.
 
-    `params` counts what lies in memory: all lengths' parts together.
+    Keys: model, length, frames (of the clip), crop, tokens (of it), params, gmacs (per view),
+    patch_embed_gmacs and distill_token_gmacs (parts of it that a plain model of patch size 16 at that grid
+    has not or has otherwise), attention_share, views (as "1x3": clips x crops) and total_gmacs.
+
+    `params` counts what lies in memory: all lengths' parts together. `attention_share` is the part of the
+    multiply-adds that depends on how many tokens meet: the scores of attention and its sums of values, in
+    space and in time, in both steps of trajectory attention, in T2T's patch embedding. All else is linear
+    layers and convolutions.
     """
-    model = create_model(name, **changes).eval()
-    bare = level_gmacs(create_model(name, **{**changes, "distill_token": False}).eval())
-    params = sum(parameter.numel() for parameter in model.parameters())
-    return [
-        {
-            "model": name,
-            "length": length,
-            "tokens": grid.frames * grid.per_frame,
-            "frames": grid.frames,
-            "crop": f"{model.crop[0]}x{model.crop[1]}",
-            "patch_embed_gmacs": patch_embed_gmacs(model, grid.level),
-            "distill_token_gmacs": gmacs - bare[grid.level],
-            "gmacs": gmacs,
-            "params": params,
-        }
-        for length, grid, gmacs in zip(model.token_lengths, model.grids, level_gmacs(model), strict=True)
-    ]
+    for name in names:
+        with torch.device("meta"):  # sizes without numbers: no memory, no time
+            model = create_model(name, **changes).eval()
+            clip = torch.zeros(1, 3, model.num_frames, *model.crop)
+        for grid in model.grids:
+            macs = closed_form_macs(model, grid.level)
+            counted = count_macs_torch(model, clip, level=grid.level)
+            assert counted == macs.total, f"{name}: closed form {macs.total}, torch's counter {counted}"
+            yield _row(name, model, grid.level, macs, views=(clips, crops))
 
 
-def patch_embed_gmacs(model: ReViT, level: int) -> float:
-    """GMACs of a level's patch embedding alone: the part that differs from a model of patch size 16 at that
-    grid.
+def _row(name: str, model: ReViT, level: int, macs: Macs, *, views: tuple[int, int]) -> dict:
+    grid = model.grids[level]
+    return {
+        "model": name,
+        "length": model.token_lengths[level],
+        "frames": model.num_frames,
+        "crop": f"{model.crop[0]}x{model.crop[1]}",
+        "tokens": grid.frames * grid.per_frame,
+        "params": sum(parameter.numel() for parameter in model.parameters()),
+        "patch_embed_gmacs": patch_embed_macs(model, level).total / 1e9,
+        "distill_token_gmacs": (macs.total - closed_form_macs(model, level, prefix=1).total) / 1e9,
+        "attention_share": macs.attention / macs.total,
+        "gmacs": macs.total / 1e9,
+        "views": f"{views[0]}x{views[1]}",
+        "total_gmacs": macs.total / 1e9 * views[0] * views[1],
+    }
+
+
+def model_names(asked: Sequence[str]) -> list[str]:
+    """The names as they are asked for; "all" stands for the whole zoo."""
+    return [name for one in asked for name in (MODELS if one == "all" else [one])]
+
+
+def closed_form_macs(model: ReViT, level: int = 0, *, prefix: int | None = None) -> Macs:
+    """Multiply-adds of one view, from the model's numbers alone; `prefix` overrides its prefix tokens.
+
+    Raises:
+        InputError: a kind of block or patch embedding that has no closed form.
     """
-    clip = torch.zeros(1, 3, model.num_frames, *model.crop)
-    return count_macs(model.patch_embeds[level], clip) / 1e9
+    return transformer(
+        _block_form(model),
+        tokens_of(model, level, prefix=prefix),
+        depth=len(model.blocks),
+        num_classes=model.num_classes,
+        stem=patch_embed_macs(model, level),
+        prefix_only=model.blocks[-1].prefix_only,
+        pre_logits=model.pre_logits is not None,
+        aux_tokens=0 if model.aux_head is None else _aux_tokens(model, level),
+    )
+
+
+def tokens_of(model: ReViT, level: int, *, prefix: int | None = None) -> Tokens:
+    grid, block = model.grids[level], model.blocks[0]
+    distilled = model.distill_tokens is not None and level >= model.first_distilled
+    return Tokens(
+        dim=model.class_token.numel(),
+        heads=block.attn.heads,
+        hidden=block.mlp.fc1.out_features,
+        frames=grid.frames,
+        patches=grid.per_frame,
+        prefix=prefix or 1 + distilled,
+    )
+
+
+def _aux_tokens(model: ReViT, level: int) -> int:
+    grid = model.grids[level]  # frames that are kept apart are averaged before the heads
+    return grid.per_frame if model.frames_apart else grid.frames * grid.per_frame
+
+
+def _block_form(model: ReViT) -> Callable[..., Macs]:
+    block = model.blocks[0]
+    if model.frames_apart:
+        return closed_forms.space_only
+    if type(block) is TrajectoryBlock:
+        mode = "original" if block.attn.proj_v is None else "fixed"
+        return partial(closed_forms.trajectory, mode=mode, landmarks=block.attn.landmarks)
+    forms = {
+        JointBlock: closed_forms.joint,
+        DividedBlock: closed_forms.divided,
+        MotionformerDividedBlock: closed_forms.mf_divided,
+    }
+    return _known(forms, block)
+
+
+def patch_embed_macs(model: ReViT, level: int) -> Macs:
+    """Of a level's patch embedding: where two lengths differ in more than the number of their tokens."""
+    stem, n = model.patch_embeds[level], tokens_of(model, level)
+    forms = {
+        ConvPatchEmbed: _patches,
+        ResizePatchEmbed: _patches,
+        LVStem: partial(_lv, crop=model.crop),
+        T2TStem: _t2t,
+    }
+    return _known(forms, stem)(stem, n)
+
+
+def _patches(stem: ConvPatchEmbed | ResizePatchEmbed, n: Tokens) -> Macs:
+    *tubelet, rows, columns = stem.proj.kernel_size
+    return closed_forms.patch_stem(n, patch=(rows, columns), tubelet=tubelet[0] if tubelet else 1)
+
+
+def _lv(stem: LVStem, n: Tokens, *, crop: tuple[int, int]) -> Macs:
+    width = stem.conv1.out_channels
+    return closed_forms.lv_stem(n, crop=crop, patch=stem.proj.kernel_size, width=width)
+
+
+def _t2t(stem: T2TStem, n: Tokens) -> Macs:
+    kind = "performer" if type(stem.attention1) is Performer else "transformer"
+    width = stem.project.in_features // 9
+    return closed_forms.t2t_stem(n, kernel=stem.kernel, side=stem.side, width=width, kind=kind)
+
+
+def _known(forms: dict, module: torch.nn.Module) -> Callable:
+    if type(module) not in forms:
+        raise InputError(
+            f"{type(module).__name__} has no closed form of its cost; expected one of "
+            f"{', '.join(kind.__name__ for kind in forms)}; add it to revit_video/report/closed_forms.py"
+        )
+    return forms[type(module)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -12,14 +13,16 @@ from revit_video.config import Config
 from revit_video.data.class_folders import class_folder_split
 from revit_video.data.dataset import VideoDataset
 from revit_video.data.demo import demo_split
+from revit_video.data.epic_kitchens import epic_split
 from revit_video.data.kinetics import kinetics_split
 from revit_video.data.ssv2 import ssv2_split
-from revit_video.sample.temporal import random_start, segment_indices, strided_indices
-from revit_video.sample.views import test_views
+from revit_video.sample.views import FramePicker, test_views, train_view
 from revit_video.settings import DataConfig
 from revit_video.stages.job import Device, EvalJob
 from revit_video.transform import EvalTransform, TrainTransform
 from revit_video.types import InputError, Split, VideoSample, View
+
+FOLDER_KINDS = {"class_folders": "videos", "image_folders": "images", "frame_folders": "frames"}
 
 
 def build_split(config: Config, split: str) -> Split:
@@ -31,33 +34,58 @@ def build_split(config: Config, split: str) -> Split:
         return demo_split(root, name)
     if data.dataset == "ssv2":
         return ssv2_split(root, name, path_prefix=data.path_prefix)
-    if data.dataset == "class_folders":
+    if data.dataset == "epic_kitchens":
+        return epic_split(root, name, target=data.target, path_prefix=data.path_prefix)
+    if data.dataset in FOLDER_KINDS:
         pattern = {"group_pattern": data.group_pattern} if data.group_pattern else {}
-        return class_folder_split(root, name, shares=data.split_shares, **pattern)
+        kind = FOLDER_KINDS[data.dataset]
+        return class_folder_split(root, name, kind=kind, shares=data.split_shares, **pattern)
     return kinetics_split(
         root / f"{name}.csv",
         root=data.path_prefix or root,
         separator=data.separator,
+        class_names_file=data.class_names or None,
         num_classes=data.num_classes,
     )
 
 
-def check_classes(split: Split, class_names: Sequence[str], *, source: str) -> None:
-    """Refuse a list whose classes are not the model's, in the model's order."""
-    if list(split.class_names) != list(class_names):
-        ours, theirs = list(class_names), list(split.class_names)
-        first = next(
-            (
-                f"class {i} is {b!r} in the data, {a!r} in the model"
-                for i, (a, b) in enumerate(zip(ours, theirs, strict=False))
-                if a != b
-            ),
-            "",
-        )
-        raise InputError(
-            f"{source} has {len(ours)} classes, the data {len(theirs)}{'; ' * bool(first)}{first}; "
-            "use the data it was trained on"
-        )
+def describe_list(name: str, split: Split, *, shown: int = 2) -> str:
+    """One line on a list: how much it holds, and its first rows as they were understood."""
+    rows = "; ".join(
+        f"{Path(sample.path).parent.name}/{Path(sample.path).name}"
+        + (f" [{sample.begin}:{sample.end}]" if sample.begin or sample.end else "")
+        + f" = {sample.label} {split.class_names[sample.label]!r}"
+        for sample in split.samples[:shown]
+    )
+    seen = len(Counter(sample.label for sample in split.samples))
+    classes = f"{len(split.class_names)} classes" + (f", {seen} seen" * (seen < len(split.class_names)))
+    more = "; ..." * (len(split.samples) > shown)
+    return f"{name} list: {len(split.samples)} videos, {classes}: {rows}{more}"
+
+
+def check_classes(split: Split, class_names: Sequence[str], *, source: str) -> Split:
+    """The list with its labels in the model's order of classes. The same names in another order are put in
+    order; other names are refused.
+    """
+    ours, theirs = list(class_names), list(split.class_names)
+    if ours == theirs:
+        return split
+    if len(set(ours)) == len(ours) and sorted(ours) == sorted(theirs):
+        place = {name: label for label, name in enumerate(ours)}
+        samples = tuple(replace(sample, label=place[theirs[sample.label]]) for sample in split.samples)
+        return replace(split, samples=samples, class_names=tuple(ours))
+    first = next(
+        (
+            f"class {i} is {b!r} in the data, {a!r} in the model"
+            for i, (a, b) in enumerate(zip(ours, theirs, strict=False))
+            if a != b
+        ),
+        "",
+    )
+    raise InputError(
+        f"{source} has {len(ours)} classes, the data {len(theirs)}{'; ' * bool(first)}{first}; "
+        "use the data it was trained on, or give the names of the classes"
+    )
 
 
 def flip_map(pairs: Sequence[Sequence[str]], class_names: Sequence[str]) -> dict[int, int]:
@@ -75,26 +103,41 @@ def flip_map(pairs: Sequence[Sequence[str]], class_names: Sequence[str]) -> dict
     return swaps
 
 
-def pick_train_view(num_frames: int, rng: random.Random, *, data: DataConfig) -> list[View]:
+def frame_picker(data: DataConfig) -> FramePicker:
+    return FramePicker(
+        clip_len=data.num_frames,
+        stride=data.sampling_rate,
+        sampling=data.sampling,
+        rule=data.sampling_rule,
+        target_fps=data.target_fps,
+    )
+
+
+def pick_train_view(num_frames: int, rng: random.Random, fps: float, *, picker: FramePicker) -> list[View]:
     """One random clip of a video, as `VideoDataset.pick_views` wants it."""
-    if data.sampling == "segments":
-        frames = segment_indices(num_frames, data.num_frames, rng)
-    else:
-        start = random_start(num_frames, data.num_frames, data.sampling_rate, rng)
-        frames = strided_indices(num_frames, data.num_frames, data.sampling_rate, start)
-    return [View(tuple(frames), 0, 1)]
+    return [train_view(num_frames, fps, rng, picker)]
 
 
 def pick_test_views(
-    num_frames: int, rng: random.Random, *, data: DataConfig, clips: int, crops: int
+    num_frames: int,
+    rng: random.Random,
+    fps: float,
+    *,
+    picker: FramePicker,
+    clips: int,
+    crops: int,
+    one_crop: str,
 ) -> list[View]:
     """The views of a test video; the same ones every time."""
-    return test_views(num_frames, data.num_frames, data.sampling_rate, clips, crops, sampling=data.sampling)
+    return test_views(num_frames, fps, picker, clips, crops, one_crop=one_crop)
 
 
-def pick_middle_frame(num_frames: int, rng: random.Random, *, pick: Callable[..., list[View]]) -> list[View]:
+def pick_middle_frame(
+    num_frames: int, rng: random.Random, fps: float, *, pick: Callable[..., list[View]]
+) -> list[View]:
     """Of each view that `pick` picks only the frame that the assigner looks at."""
-    return [replace(view, frames=(view.frames[len(view.frames) // 2],)) for view in pick(num_frames, rng)]
+    views = pick(num_frames, rng, fps)
+    return [replace(view, frames=(view.frames[len(view.frames) // 2],)) for view in views]
 
 
 def train_dataset(
@@ -106,12 +149,16 @@ def train_dataset(
 ) -> VideoDataset:
     """Random clips with augmentation; with `one_frame` only what the assigner sees of them."""
     data = config.data
-    pick = partial(pick_train_view, data=data)
+    pick = partial(pick_train_view, picker=frame_picker(data))
     return VideoDataset(
         samples,
         pick_views=partial(pick_middle_frame, pick=pick) if one_frame else pick,
         transform=TrainTransform(
-            data.crop, jitter=data.train_jitter, flip=data.flip, flip_labels=flip_labels
+            data.crop,
+            jitter=data.train_jitter,
+            flip=data.flip,
+            flip_labels=flip_labels,
+            rule=data.sampling_rule,
         ),
         decoder=data.decoder,
         cache=data.cache == "memory",
@@ -126,12 +173,14 @@ def eval_job(
     *,
     clips: int = 1,
     crops: int = 1,
+    one_crop: str = "centre",
     one_frame: bool = False,
     max_unreadable: float = 1.0,
 ) -> EvalJob:
     """A pass over a list with fixed views."""
     data = config.data
-    pick = partial(pick_test_views, data=data, clips=clips, crops=crops)
+    picker = frame_picker(data)
+    pick = partial(pick_test_views, picker=picker, clips=clips, crops=crops, one_crop=one_crop)
     dataset = VideoDataset(
         samples,
         pick_views=partial(pick_middle_frame, pick=pick) if one_frame else pick,
@@ -149,9 +198,13 @@ def eval_job(
     )
 
 
-def label_samples(config: Config) -> tuple[Split, tuple[VideoSample, ...]]:
-    """The list that gets length labels, cut to `labels.max_videos` by a draw with the config's seed."""
-    split = build_split(config, config.labels.split)
+def label_samples(
+    config: Config, class_names: Sequence[str], *, source: str
+) -> tuple[Split, tuple[VideoSample, ...]]:
+    """The list that gets length labels, in the model's order of classes, cut to `labels.max_videos` by a draw
+    with the config's seed.
+    """
+    split = check_classes(build_split(config, config.labels.split), class_names, source=source)
     samples = list(split.samples)
     if 0 < config.labels.max_videos < len(samples):
         samples = random.Random(config.seed).sample(samples, config.labels.max_videos)
@@ -160,7 +213,14 @@ def label_samples(config: Config) -> tuple[Split, tuple[VideoSample, ...]]:
 
 def file_dataset(config: Config, *samples: VideoSample) -> VideoDataset:
     """Files outside any list, with the test views of the config."""
+    return eval_job(config, samples, None, **view_settings(config)).dataset
+
+
+def view_settings(config: Config) -> dict:
+    """How `eval_job` is to look at a test video."""
     test = config.test
-    return eval_job(
-        config, samples, None, clips=test.num_ensemble_views, crops=test.num_spatial_crops
-    ).dataset
+    return {
+        "clips": test.num_ensemble_views,
+        "crops": test.num_spatial_crops,
+        "one_crop": test.one_crop,
+    }

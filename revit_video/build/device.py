@@ -30,7 +30,9 @@ def build_device(config: Config) -> Device:
     half = partial(torch.autocast, device.type, dtype=torch.bfloat16)
 
     def to_clips(clips, dtype=torch.float32):
-        return normalise(clips.to(device), mean=config.data.mean, std=config.data.std, dtype=dtype)
+        data = config.data
+        order = data.channel_order
+        return normalise(clips.to(device), mean=data.mean, std=data.std, channel_order=order, dtype=dtype)
 
     return Device(device, dtype, half if dtype == torch.bfloat16 else nullcontext, to_clips)
 

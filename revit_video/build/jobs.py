@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,15 +13,18 @@ from revit_video.backbones.costs import level_gmacs
 from revit_video.build.data import (
     build_split,
     check_classes,
+    describe_list,
     eval_job,
     flip_map,
     label_samples,
     train_dataset,
+    view_settings,
 )
 from revit_video.build.networks import (
     build_assigner,
     build_model,
     identity,
+    recognizer_kind,
     start_from,
     trained_assigner,
     trained_model,
@@ -38,7 +41,7 @@ from revit_video.stages.test import TestJob
 from revit_video.train.checkpoint import load_checkpoint
 from revit_video.train.losses import Distillation
 from revit_video.train.optim import build_optimizers, cosine_factor, relative_factor
-from revit_video.types import InputError
+from revit_video.types import InputError, Split
 
 STAGES = ("revit", "labels", "assigner", "test")
 
@@ -62,7 +65,7 @@ def checkpoint_config(checkpoint: Path, overrides: Sequence[str]) -> Config:
     """The config a checkpoint was trained by, with overrides. Reports go into its folder unless `output_dir`
     says else.
     """
-    state = load_checkpoint(checkpoint, kind="recognizer")
+    state = load_checkpoint(checkpoint, kind=recognizer_kind(checkpoint))
     ours = {**state["config"], "output_dir": str(checkpoint.parent), "resume": False}
     trained = config_from_dict(ours, source=str(checkpoint))
     config = override_config(trained, overrides)
@@ -74,9 +77,9 @@ def checkpoint_config(checkpoint: Path, overrides: Sequence[str]) -> Config:
     return config
 
 
-def check_stages(config: Config, stages: Sequence[str]) -> None:
+def check_stages(config: Config, stages: Sequence[str]) -> list[str]:
     """Refuse what a stage would stumble over: an unknown decoder, a list with a mistake, lists of other
-    classes.
+    classes. Returns lines that say what the lists hold, for the user to look at before the work begins.
     """
     decoders = ["auto", *DECODERS]
     if config.data.decoder not in decoders:
@@ -96,6 +99,33 @@ def check_stages(config: Config, stages: Sequence[str]) -> None:
                 f"the {first} list has {len(names[first])} classes, the {name} list {len(classes)}, or their "
                 "names differ; make them agree (lists without class names: data.num_classes says how many)"
             )
+    said = [describe_list(name, split) for name, split in splits.items()]
+    return said + list(overlaps(config, stages, splits))
+
+
+def overlaps(config: Config, stages: Sequence[str], splits: Mapping[str, Split]) -> Iterator[str]:
+    """Warnings of videos that are tested on after they were learnt from. A run whose label list is its test
+    list is refused: its router would be tested on what it was fitted to.
+    """
+    data = config.data
+    called = {"train": data.train_split, "val": data.val_split}[config.labels.split]
+    if called == data.test_split and set(stages) != {"revit"}:
+        both = f"the test list and the label list are both {called!r}"
+        if {"labels", "assigner"} & set(stages):
+            raise InputError(
+                f"{both}, so the assigner and its budget would be tested on what they were fitted to; "
+                "give another labels.split or data.test_split"
+            )
+        yield f"WARNING: {both}; if the assigner was fitted to these videos, its accuracy is not a test"
+    if "test" in splits:
+        tested = {(sample.path, sample.begin) for sample in splits["test"].samples}
+        for name in splits.keys() - {"test"}:
+            common = sum((sample.path, sample.begin) in tested for sample in splits[name].samples)
+            if common:
+                yield (
+                    f"WARNING: {common} of the {len(tested)} videos of the test list are in the {name} list "
+                    "too; what the test says of them is not how the model does on new videos"
+                )
 
 
 def revit_job(config: Config, run: Device) -> RevitJob:
@@ -104,13 +134,14 @@ def revit_job(config: Config, run: Device) -> RevitJob:
     split = build_split(config, "train")
     torch.manual_seed(config.seed)
     model = build_model(config, len(split.class_names))
+    notes: tuple[str, ...] = ()
     if config.model.init_from:
         if revit.grow_share:
             raise InputError(
                 "model.init_from gives all lengths their weights, and revit.grow_share would overwrite the "
                 "longer ones; set revit.grow_share=0"
             )
-        start_from(model, config.model.init_from)
+        notes = start_from(model, config.model.init_from, split.class_names)
     dataset = train_dataset(
         config, split.samples, flip_labels=flip_map(config.data.flip_labels, split.class_names)
     )
@@ -149,6 +180,7 @@ def revit_job(config: Config, run: Device) -> RevitJob:
         log_period=solver.log_period,
         checkpoint_period=solver.checkpoint_period,
         identity=identity(config, split.class_names),
+        notes=notes,
     )
 
 
@@ -165,8 +197,7 @@ def lr_factor(config: Config, total: int, steps_per_epoch: int) -> Callable[[int
 def labels_job(config: Config, folder: RunFolder, run: Device) -> LabelsJob:
     """The labels stage from the config and the trained backbone."""
     model, _, state = trained_model(folder.revit, kind="revit", run=run)
-    split, samples = label_samples(config)
-    check_classes(split, state["class_names"], source=str(folder.revit))
+    _, samples = label_samples(config, state["class_names"], source=str(folder.revit))
     dtype = str(run.dtype).removeprefix("torch.")
     protocol = f"{config.labels.split} list, 1 centre view, crop {config.data.crop}, {dtype}"
     evaluation = eval_job(config, samples, run, max_unreadable=config.data.max_unreadable)
@@ -175,8 +206,8 @@ def labels_job(config: Config, folder: RunFolder, run: Device) -> LabelsJob:
 
 def assigner_job(config: Config, folder: RunFolder, run: Device) -> AssignerJob:
     """Stage 2 from the config, the backbone's cost and the label list."""
-    model, _, _ = trained_model(folder.revit, kind="revit", run=run)
-    split, samples = label_samples(config)
+    model, _, state = trained_model(folder.revit, kind="revit", run=run)
+    split, samples = label_samples(config, state["class_names"], source=str(folder.revit))
     torch.manual_seed(config.seed)
     assigner = build_assigner(config)
     clip = torch.zeros(1, 3, 1, config.data.crop, config.data.crop)
@@ -206,19 +237,19 @@ def assigner_job(config: Config, folder: RunFolder, run: Device) -> AssignerJob:
 
 
 def test_job(config: Config, checkpoint: Path, run: Device) -> TestJob:
-    """The test of a joint checkpoint on the config's test list."""
-    model, trained, state = trained_model(checkpoint, kind="recognizer", run=run)
-    split = build_split(config, "test")
-    check_classes(split, state["class_names"], source=str(checkpoint))
+    """The test of a joint checkpoint, or of a backbone alone, on the config's test list."""
+    model, trained, state = trained_model(checkpoint, kind=recognizer_kind(checkpoint), run=run)
+    whole = state["kind"] == "recognizer"
+    split = check_classes(build_split(config, "test"), state["class_names"], source=str(checkpoint))
     test, decoder = config.test, config.data.decoder
     if decoder == "auto":
         decoder = DEFAULT_DECODER
-    views = {"clips": test.num_ensemble_views, "crops": test.num_spatial_crops}
     return TestJob(
         model=model,
-        assigner=trained_assigner(trained, state, source=checkpoint, run=run),
-        router=router_at(state["router"], config.router.budget),
-        evaluation=eval_job(config, split.samples, run, **views),
+        costs=state["router"]["costs"] if whole else level_gmacs(model),
+        assigner=trained_assigner(trained, state, source=checkpoint, run=run) if whole else None,
+        router=router_at(state["router"], config.router.budget) if whole else None,
+        evaluation=eval_job(config, split.samples, run, **view_settings(config)),
         num_clips=test.num_ensemble_views,
         num_crops=test.num_spatial_crops,
         batch_size=test.batch_size,

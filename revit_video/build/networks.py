@@ -20,6 +20,8 @@ from revit_video.stages.job import Device
 from revit_video.train.checkpoint import load_checkpoint, load_weights
 from revit_video.types import InputError
 
+HEADS = ("head.", "head_distill.", "aux_head.")  # parameters with a row per class
+
 
 def build_model(config: Config, num_classes: int) -> ReViT:
     """The backbone with fresh weights."""
@@ -58,9 +60,10 @@ def identity(config: Config, class_names: Sequence[str]) -> dict:
     }
 
 
-def start_from(model: ReViT, path: str) -> None:
-    """Weights of another run of the same architecture; heads keep their fresh weights if the number of
-    classes differs.
+def start_from(model: ReViT, path: str, class_names: Sequence[str]) -> tuple[str, ...]:
+    """Weights of another run of the same architecture. Heads go by the names of the classes: in another order
+    their rows are put in order, for other classes they keep their fresh weights. Returns what the user
+    should know of that.
     """
     state = load_checkpoint(path)
     if "model" not in state or "class_names" not in state:
@@ -68,10 +71,34 @@ def start_from(model: ReViT, path: str) -> None:
             f"{path} holds {state['kind']!r}; expected a trained backbone "
             "(checkpoints/revit.pt or recognizer.pt)"
         )
-    theirs, ours = dict(state["model"]), model.state_dict()
-    if theirs["head.weight"].shape != ours["head.weight"].shape:
-        theirs |= {name: value for name, value in ours.items() if name.startswith("head")}
-    load_weights(model, theirs, source=path)
+    weights, before = dict(state["model"]), state["class_names"]
+    heads = [name for name in weights if name.startswith(HEADS)]
+    order, note = match_classes(before, class_names)
+    if order is None:
+        fresh = model.state_dict()
+        weights = {name: value for name, value in weights.items() if name not in heads}
+        weights |= {name: value for name, value in fresh.items() if name.startswith(HEADS)}
+    else:
+        weights |= {name: weights[name][order] for name in heads}
+    load_weights(model, weights, source=path)
+    return (f"{path}: {note}",)
+
+
+def match_classes(before: Sequence[str], now: Sequence[str]) -> tuple[list[int] | None, str]:
+    """For each class of now its place before, None where they are other classes; and that in words.
+
+    Classes without names ("class 0", ...) are taken to be the same in the same order if they are as many.
+    """
+    same_number = len(before) == len(now)
+    if list(before) == list(now):
+        return list(range(len(now))), "its head is kept, for the same classes"
+    if same_number and len(set(now)) == len(now) and set(before) == set(now):
+        place = {name: number for number, name in enumerate(before)}
+        return [place[name] for name in now], "its head is kept, its classes put into the order of the data"
+    unnamed = [f"class {number}" for number in range(len(now))]
+    if same_number and unnamed in (list(before), list(now)):
+        return list(range(len(now))), "its head is kept; without class names its classes cannot be compared"
+    return None, f"its head is left out, as it is for {len(before)} other classes"
 
 
 def trained_model(path: Path, *, kind: str, run: Device) -> tuple[ReViT, Config, dict]:
@@ -91,16 +118,23 @@ def trained_assigner(config: Config, state: dict, *, source: Path, run: Device) 
     """
     assigner = build_assigner(config)
     load_weights(assigner, state["assigner"], source=source)
-    return assigner.eval().to(run.device)
+    return assigner.fold_norms().to(run.device)
+
+
+def recognizer_kind(checkpoint: Path) -> str:
+    """`recognizer` (backbone, assigner and budget) or `revit` (a backbone alone): both can predict."""
+    kind = load_checkpoint(checkpoint)["kind"]
+    if kind not in ("recognizer", "revit"):
+        raise InputError(
+            f"{checkpoint} holds {kind!r}; expected recognizer.pt or checkpoints/revit.pt of a run"
+        )
+    return kind
 
 
 def recognizer_parts(checkpoint: Path, *, device: str, dtype: str) -> dict:
     """The fields of a `Recognizer` from a joint checkpoint or a backbone's."""
     state = load_checkpoint(checkpoint)
-    if state["kind"] not in ("recognizer", "revit"):
-        raise InputError(
-            f"{checkpoint} holds {state['kind']!r}; expected recognizer.pt or checkpoints/revit.pt of a run"
-        )
+    recognizer_kind(checkpoint)
     run = build_device(
         replace(config_from_dict(state["config"], source=str(checkpoint)), device=device, dtype=dtype)
     )

@@ -2,6 +2,9 @@
 
 root/train/hug/1.avi   root/val/hug/7.avi       the folders are the splits
 root/hug/1.avi         root/kick/2.avi          a rule on the file names makes the splits, the same every time
+
+In place of videos they can hold images (ImageNet: root/train/n01440764/a.JPEG), each a video of one frame, or
+folders of frames (root/train/hug/1/000001.jpg), each a video.
 """
 
 from __future__ import annotations
@@ -17,12 +20,15 @@ from revit_video.types import InputError, Split, VideoSample
 
 SPLITS = ("train", "val", "test")  # the order of the shares
 VIDEO_ENDINGS = (".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".webm", ".wmv")
+IMAGE_ENDINGS = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".webp")
+KINDS = ("videos", "images", "frames")  # what a class folder holds
 
 
 def class_folder_split(
     root: str | os.PathLike,
     split: str,
     *,
+    kind: str = "videos",
     shares: Sequence[float] = (0.8, 0.1, 0.1),
     group_pattern: str = "",
 ) -> Split:
@@ -34,6 +40,7 @@ def class_folder_split(
 
     Args:
         split: name of a split folder; "train", "val" or "test" where there are none.
+        kind: what a class folder holds: "videos", "images", or "frames", a folder of images for each video.
         shares: of the groups, for train, val and test; 0 leaves a split out.
         group_pattern: regex searched in the file name without its ending, its one (group) names the group:
             r"_(\\d+)_" puts a_7_x and b_7_y together. "": every file is alone, and every class is shared out
@@ -45,18 +52,21 @@ def class_folder_split(
     root = Path(root)
     if not root.is_dir():
         raise InputError(f"no folder {root}; expected one folder per class in it")
-    split_folders = [folder for folder in _folders(root) if _folders(folder)]
+    if kind not in KINDS:
+        raise InputError(f"class folders hold one of {', '.join(KINDS)}, not {kind!r}")
+    depth = 2 if kind == "frames" else 1  # of the folders below a split folder
+    split_folders = [folder for folder in _folders(root) if _is_deep(folder, depth)]
     if split_folders:
-        return _from_split_folders(root, split, split_folders)
+        return _from_split_folders(root, split, split_folders, kind)
     if split not in SPLITS:
         raise InputError(f"{root} has no split folders, so the splits are {', '.join(SPLITS)}, not {split!r}")
-    classes = {folder.name: _videos(folder, may_be_empty=False) for folder in _folders(root)}
+    classes = {folder.name: _videos(folder, kind, may_be_empty=False) for folder in _folders(root)}
     if not classes:
-        raise InputError(f"{root} holds no folders; expected one folder of videos per class")
+        raise InputError(f"{root} holds no folders; expected one folder of {kind} per class")
     return _from_rule(root, split, classes, shares, group_pattern)
 
 
-def _from_split_folders(root: Path, split: str, split_folders: list[Path]) -> Split:
+def _from_split_folders(root: Path, split: str, split_folders: list[Path], kind: str) -> Split:
     names = sorted({folder.name for parent in split_folders for folder in _folders(parent)})
     if split not in [folder.name for folder in split_folders]:
         found = ", ".join(folder.name for folder in split_folders)
@@ -70,10 +80,11 @@ def _from_split_folders(root: Path, split: str, split_folders: list[Path]) -> Sp
     samples = tuple(
         VideoSample(str(path), label)
         for label, name in enumerate(names)
-        for path in _videos(root / split / name, may_be_empty=True)
+        for path in _videos(root / split / name, kind, may_be_empty=True)
     )
     if not samples:
-        raise InputError(f"{root / split} holds no videos; known endings are {' '.join(VIDEO_ENDINGS)}")
+        endings = VIDEO_ENDINGS if kind == "videos" else IMAGE_ENDINGS
+        raise InputError(f"{root / split} holds no {kind}; known endings are {' '.join(endings)}")
     return Split(samples, tuple(names))
 
 
@@ -139,17 +150,40 @@ def _group(path: Path, pattern: str) -> str:
 
 
 def _folders(root: Path) -> list[Path]:
-    return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    return sorted(root / entry.name for entry in _entries(root) if entry.is_dir())
 
 
-def _videos(folder: Path, *, may_be_empty: bool) -> list[Path]:
-    """Files with the ending of a video, by name. Where there are none, the error counts the others."""
-    files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
-    videos = [path for path in files if path.suffix.lower() in VIDEO_ENDINGS]
-    if not videos and not may_be_empty:
-        others = Counter(path.suffix or "no ending" for path in files)
-        found = ", ".join(f"{count} with {ending}" for ending, count in others.most_common(3)) or "nothing"
+def _is_deep(folder: Path, depth: int) -> bool:
+    """Whether there are folders in folders, `depth` below this one."""
+    return depth == 0 or any(_is_deep(inner, depth - 1) for inner in _folders(folder))
+
+
+def _entries(folder: Path) -> list[os.DirEntry]:
+    """What a folder holds, hidden things left out. Entries know their kind: no question per file."""
+    with os.scandir(folder) as entries:
+        return [entry for entry in entries if not entry.name.startswith(".")]
+
+
+def _videos(folder: Path, kind: str, *, may_be_empty: bool) -> list[Path]:
+    """The videos, images or folders of frames in a class folder, by name. Where there are none, the error
+    counts what else there is.
+    """
+    if kind == "frames":
+        found = [folder / entry.name for entry in _entries(folder) if entry.is_dir()]
+        others = [entry.name for entry in _entries(folder) if entry.is_file()]
+    else:
+        endings = VIDEO_ENDINGS if kind == "videos" else IMAGE_ENDINGS
+        files = [entry.name for entry in _entries(folder) if entry.is_file()]
+        found = [folder / name for name in files if os.path.splitext(name)[1].lower() in endings]
+        others = files
+    if not found and not may_be_empty:
+        counts = Counter(os.path.splitext(name)[1] or "no ending" for name in others)
+        shown = ", ".join(f"{count} with {ending}" for ending, count in counts.most_common(3)) or "nothing"
+        what = "folders of frames" if kind == "frames" else kind
+        hint = "its " + what
+        if kind != "images" and any(name.lower().endswith(IMAGE_ENDINGS) for name in others):
+            hint += "; for images give data.dataset=image_folders"
         raise InputError(
-            f"the class folder {folder} holds no videos (files: {found}); remove it or name its videos"
+            f"the class folder {folder} holds no {what} (files: {shown}); remove it or name {hint}"
         )
-    return videos
+    return sorted(found)

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from revit_video.decode import DecodeError, open_video
+from revit_video.data.sample_list import SampleList
+from revit_video.decode import DecodeError, VideoReader, open_video
 from revit_video.transform.clip import resize_short_side
 from revit_video.types import InputError, VideoSample, View
 
@@ -47,7 +48,7 @@ class VideoDataset(Dataset):
 
     Args:
         samples: the list.
-        pick_views: (number of frames, rng) to the views to read.
+        pick_views: (number of frames, rng, frames per second or 0) to the views to read.
         transform: frames of a view to a clip, see transform.clip.
         decoder: reader for `open_video`.
         cache: keep every video's frames in memory after the first read, at the transform's largest short side
@@ -62,15 +63,15 @@ class VideoDataset(Dataset):
         self,
         samples: Sequence[VideoSample],
         *,
-        pick_views: Callable[[int, random.Random], Sequence[View]],
+        pick_views: Callable[[int, random.Random, float], Sequence[View]],
         transform: Callable,
         decoder: str = "auto",
         cache: bool = False,
         seed: int = 0,
     ) -> None:
-        self.samples, self.pick_views, self.transform = tuple(samples), pick_views, transform
+        self.samples, self.pick_views, self.transform = SampleList(samples), pick_views, transform
         self.decoder, self.seed = decoder, seed
-        self.cache: dict[str, np.ndarray] | None = {} if cache else None
+        self.cache: dict[str, tuple[np.ndarray, float]] | None = {} if cache else None
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -91,14 +92,17 @@ class VideoDataset(Dataset):
         """
         short_side = self.transform.short_side(rng)
         if self.cache is not None:
-            everything = self._cached(sample.path)
-            views = self.pick_views(len(everything), rng)
-            pictures = [resize_short_side(everything[list(view.frames)], short_side) for view in views]
+            everything, fps = self._cached(sample.path)
+            begin, num_frames = extent(sample, len(everything), self.decoder)
+            views = self.pick_views(num_frames, rng, fps)
+            taken = [begin + np.array(view.frames) for view in views]
+            pictures = [resize_short_side(everything[rows], short_side) for rows in taken]
         else:
             with open_video(sample.path, decoder=self.decoder) as video:
-                views = self.pick_views(video.num_frames, rng)
+                begin, num_frames = extent(sample, video.num_frames, video.decoder)
+                views = self.pick_views(num_frames, rng, frame_rate(video))
                 wanted, place = np.unique([view.frames for view in views], return_inverse=True)
-                decoded = video.frames(wanted.tolist(), short_side=short_side)
+                decoded = video.frames((begin + wanted).tolist(), short_side=short_side)
             pictures = [decoded[rows] for rows in place.reshape(len(views), -1)]
         made = [
             self.transform(frames, view, sample.label, rng)
@@ -106,13 +110,32 @@ class VideoDataset(Dataset):
         ]
         return torch.stack([clip for clip, _ in made]), made[0][1]
 
-    def _cached(self, path: str) -> np.ndarray:
+    def _cached(self, path: str) -> tuple[np.ndarray, float]:
+        """All frames of a video, and how many of them make a second."""
         if path not in self.cache:
             with open_video(path, decoder=self.decoder) as video:
-                self.cache[path] = video.frames(
-                    range(video.num_frames), short_side=self.transform.max_short_side
-                )
+                frames = video.frames(range(video.num_frames), short_side=self.transform.max_short_side)
+                self.cache[path] = frames, frame_rate(video)
         return self.cache[path]
+
+
+def frame_rate(video: VideoReader) -> float:
+    """Frames per second of a video; 0 where it does not say (folders of frames, images)."""
+    return video.fps if video.fps_known else 0.0
+
+
+def extent(sample: VideoSample, num_frames: int, decoder: str) -> tuple[int, int]:
+    """(first frame, number of frames) of a sample in a video that has `num_frames`.
+
+    A part that reaches past the end by up to 3 frames or 5% of itself is cut: lists count a little
+    differently from decoders. One that lacks more is unreadable (DecodeError).
+    """
+    end = sample.end or num_frames
+    length, there = end - sample.begin, min(end, num_frames) - sample.begin
+    if there < 1 or length - there > max(3, length // 20):
+        reason = f"has {num_frames} frames, the list asks for {sample.begin} to {end - 1}"
+        raise DecodeError(sample.path, decoder, reason)
+    return sample.begin, there
 
 
 def collate(items: Sequence[Item]) -> Batch:

@@ -1,20 +1,26 @@
-"""Kinetics lists: text without a header, one video per line, "path label" with a space, a comma or a tab.
+"""Kinetics lists: text, one video per line, "path label" with a space, a comma, a tab or what is given.
 
 videos/abseiling/k21h2.mp4 0
 videos/zumba/9sj3a 1.mp4 399         the last field is the label, so a path may hold the separator
+
+They have no header; a first line that only names the two columns ("path,label") is passed over.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from revit_video.data.list_files import read_text, refuse_missing_videos, shorten
+from revit_video.data.list_files import read_class_names, read_text, refuse_missing_videos, shorten
 from revit_video.types import InputError, Split, VideoSample
 
 SEPARATORS = {"space": " ", "comma": ",", "tab": "\t"}
+HEADER = re.compile(  # a line that only names the columns
+    r"(path|file|filename|file_?path|video|video_?path|name)\W+(label|labels|class|class_?id|target)", re.I
+)
+RELEASED = re.compile(r"(label,)?youtube_id,time_start", re.I)  # the list of Kinetics as published
 
 
 def kinetics_split(
@@ -30,9 +36,10 @@ def kinetics_split(
 
     Args:
         root: folder that the paths start from; None: the folder of the list. Absolute paths stay.
-        separator: auto, space, comma or tab. `auto` takes the one that fits every line.
-        class_names_file: one name per line in the order of the labels; None: classes.txt beside the list, and
-            where there is none the classes are called "class 0", "class 1", ...
+        separator: auto, space, comma or tab, or the text that separates. `auto` takes the one of the three
+            that fits every line.
+        class_names_file: one name per line in the order of the labels, or JSON {name: label}; None:
+            classes.txt beside the list, and where there is none the classes are "class 0", "class 1", ...
         num_classes: 0: from the class names, or else the largest label + 1.
         check_files: refuse a list that names files which do not exist.
 
@@ -40,20 +47,16 @@ def kinetics_split(
         InputError: with file and line, for all that is wrong in the list.
     """
     list_file = Path(list_file)
-    rows = _numbered_rows(list_file)
-    split_line = _line_splitter(list_file, rows, separator)
     names = _class_names(list_file, class_names_file, num_classes)
     num_classes = num_classes or len(names or ())
     root = list_file.parent if root is None else Path(root)
 
     samples, seen = [], {}  # seen: path -> line number
-    for number, line in rows:
-        path, label = split_line(number, line)
+    for number, path, label in kinetics_rows(list_file, root=root, separator=separator):
         if num_classes and label >= num_classes:
             raise InputError(
                 f"{list_file}:{number}: the label is {label}, but there are {num_classes} classes"
             )
-        path = str(root / path)
         if path in seen:
             raise InputError(f"{list_file}:{number}: {path} is there twice, first on line {seen[path]}")
         seen[path] = number
@@ -65,10 +68,26 @@ def kinetics_split(
     return Split(tuple(samples), names or tuple(f"class {label}" for label in range(last)))
 
 
+def kinetics_rows(list_file: Path, *, root: Path, separator: str = "auto") -> Iterator[tuple[int, str, int]]:
+    """(line number from 1, path from `root`, label) of the rows of a list."""
+    rows = _numbered_rows(list_file)
+    split_line = _line_splitter(list_file, rows, separator)
+    for number, line in rows:
+        path, label = split_line(number, line)
+        yield number, str(root / path), label
+
+
 def _numbered_rows(list_file: Path) -> list[tuple[int, str]]:
     """(line number from 1, line) of the lines that are not blank."""
     lines = read_text(list_file).splitlines()
     rows = [(number, line.strip()) for number, line in enumerate(lines, start=1) if line.strip()]
+    if rows and HEADER.fullmatch(rows[0][1]):
+        rows = rows[1:]
+    if rows and RELEASED.match(rows[0][1]):
+        raise InputError(
+            f"{list_file}:{rows[0][0]}: this is the list of Kinetics as published, which names no files; "
+            "expected lines like 'videos/a.mp4 0'"
+        )
     if not rows:
         raise InputError(f"{list_file} is empty; expected lines like 'videos/a.mp4 0'")
     return rows
@@ -80,14 +99,18 @@ def _line_splitter(
     """A function (line number, line) -> (path, label) for the separator that is given or fits the list."""
     if separator == "auto":
         separator = _detect(list_file, rows)
-    elif separator not in SEPARATORS:
-        raise InputError(f"separator is {separator!r}, but must be one of auto, {', '.join(SEPARATORS)}")
+    elif not is_separator(separator):
+        raise InputError(
+            f"separator is {separator!r}, but must be one of auto, {', '.join(SEPARATORS)} "
+            "or a text without letters and digits"
+        )
 
     def split_line(number: int, line: str) -> tuple[str, int]:
         where, shown = f"{list_file}:{number}", repr(shorten(line))
         fields = _fields(line, separator)
         if len(fields) != 2 or not fields[0]:
-            raise InputError(f"{where}: expected a path, a {separator} and a label, got {shown}")
+            name = separator if separator in SEPARATORS else repr(separator)
+            raise InputError(f"{where}: expected a path, a {name} and a label, got {shown}")
         if not re.fullmatch(r"-?[0-9]+", fields[1]):
             raise InputError(
                 f"{where}: the label is {shorten(fields[1])!r} in {shown}, but must be a whole number"
@@ -123,7 +146,12 @@ def _detect(list_file: Path, rows: Sequence[tuple[int, str]]) -> str:
 
 
 def _fields(line: str, separator: str) -> list[str]:
-    return [field.strip() for field in line.rsplit(SEPARATORS[separator], 1)]
+    return [field.strip() for field in line.rsplit(SEPARATORS.get(separator, separator), 1)]
+
+
+def is_separator(text: str) -> bool:
+    """Whether it is a name of SEPARATORS or can stand between a path and a label itself."""
+    return text in SEPARATORS or (bool(text) and not any(letter.isalnum() for letter in text))
 
 
 def _class_names(
@@ -132,10 +160,7 @@ def _class_names(
     path = Path(class_names_file) if class_names_file is not None else list_file.parent / "classes.txt"
     if class_names_file is None and not path.exists():
         return None
-    names = [line.strip() for line in read_text(path).rstrip().splitlines()]
-    for number, name in enumerate(names, start=1):
-        if not name or name in names[: number - 1]:
-            raise InputError(f"{path}:{number}: the class name {name!r} is empty or there twice")
+    names = read_class_names(path)
     if not names or num_classes not in (0, len(names)):
         raise InputError(f"{path} names {len(names)} classes, expected {num_classes or 'at least one'}")
-    return tuple(names)
+    return names

@@ -1,4 +1,5 @@
-"""Something-Something V2 lists: three JSON files in one folder, and the videos called by their id.
+"""Something-Something V2 lists: three JSON files in one folder, and the videos called by their id. A video is
+a file, or a folder of frames, named by a frame list beside the JSON files (`ssv2_frames.py`) or by the id.
 
 something-something-v2-labels.json             {"Holding something": "0", ...}
 something-something-v2-{train,validation}.json [{"id": "74225", "template": "Holding [something]", ...}, ...]
@@ -7,17 +8,18 @@ something-something-v2-{train,validation}.json [{"id": "74225", "template": "Hol
 from __future__ import annotations
 
 import difflib
-import json
 import os
 from pathlib import Path
-from typing import Any
 
-from revit_video.data.list_files import read_text, refuse_missing_videos, shorten
+from revit_video.data.list_files import read_json, refuse_missing_videos, shorten
+from revit_video.data.ssv2_frames import compare_ids, is_frame_list, read_frame_list
 from revit_video.types import InputError, Split, VideoSample
 
 PREFIX = "something-something-v2-"
 SPLIT_NAMES = {"train": "train", "val": "validation", "validation": "validation", "test": "test"}
-PATTERNS = tuple(f"{folder}{{id}}{ending}" for folder in ("", "videos/") for ending in (".webm", ".mp4"))
+FRAME_LISTS = {"train": "train.csv", "validation": "val.csv", "test": "test.csv"}
+FOLDERS, ENDINGS = ("", "videos/", "frames/"), (".webm", ".mp4", "")  # no ending: a folder of frames
+PATTERNS = tuple(f"{folder}{{id}}{ending}" for folder in FOLDERS for ending in ENDINGS)
 LOOKED_AT = 100  # videos that are tried to find which pattern a folder follows
 
 
@@ -32,9 +34,10 @@ def ssv2_split(
     """The videos of "train", "val" or "test".
 
     Args:
-        root: folder of the JSON files.
+        root: folder of the JSON files and, where the videos are frames, of train.csv and val.csv.
         path_prefix: folder of the videos; "": the root.
-        pattern: file name of a video in that folder, like "{id}.webm"; "": the first of PATTERNS that fits.
+        pattern: file name of a video in that folder, like "{id}.webm"; "": what a frame list says, or else
+            the first of PATTERNS that fits.
         check_files: refuse a list that names files which do not exist.
 
     Raises:
@@ -48,19 +51,30 @@ def ssv2_split(
     list_file = root / f"{PREFIX}{SPLIT_NAMES[split]}.json"
     labels = _read_labels(labels_file)
     entries = _read_entries(list_file, labels, labels_file)
-    pattern = _checked(pattern) if pattern else _find_pattern(list(entries), folder)
-    samples = tuple(
-        VideoSample(str(folder / pattern.format(id=name)), label) for name, label in entries.items()
-    )
+    frame_list = root / FRAME_LISTS[SPLIT_NAMES[split]]
+    if not pattern and is_frame_list(frame_list):
+        videos = read_frame_list(frame_list, folder)
+        compare_ids(list(entries), videos, source=list_file, frames=frame_list)
+        samples = tuple(
+            VideoSample(videos[name].path, label, end=videos[name].num_frames)
+            for name, label in entries.items()
+        )
+        looked = f"as the folders of {frame_list}, from {folder}"
+    else:
+        pattern = _checked(pattern) if pattern else _find_pattern(list(entries), folder)
+        samples = tuple(
+            VideoSample(str(folder / pattern.format(id=name)), label) for name, label in entries.items()
+        )
+        looked = f"as {folder / pattern}"
     if check_files:
-        hint = f"the videos were looked for as {folder / pattern}; data.path_prefix gives another folder"
+        hint = f"the videos were looked for {looked}; data.path_prefix gives another folder"
         refuse_missing_videos(samples, source=list_file, hint=hint)
     return Split(samples, tuple(sorted(labels, key=labels.__getitem__)))
 
 
 def _read_labels(path: Path) -> dict[str, int]:
     """Template without brackets -> label; the labels are 0, 1, ..., K-1."""
-    table = _read_json(path, dict, 'an object like {"Holding something": "0"}')
+    table = read_json(path, dict, 'an object like {"Holding something": "0"}')
     try:
         labels = {_plain(template): int(label) for template, label in table.items()}
     except (TypeError, ValueError):
@@ -77,7 +91,7 @@ def _read_labels(path: Path) -> dict[str, int]:
 def _read_entries(path: Path, labels: dict[str, int], labels_file: Path) -> dict[str, int]:
     """Video id -> label, in the order of the list."""
     found: dict[str, int] = {}
-    for number, entry in enumerate(_read_json(path, list, "a list of objects with id and template")):
+    for number, entry in enumerate(read_json(path, list, "a list of objects with id and template")):
         if not isinstance(entry, dict) or not str(entry.get("id", "")):
             raise InputError(
                 f"{path}: entry {number} is {shorten(repr(entry))}, but must have an id and a template"
@@ -100,16 +114,6 @@ def _read_entries(path: Path, labels: dict[str, int], labels_file: Path) -> dict
     return found
 
 
-def _read_json(path: Path, kind: type, expected: str) -> Any:
-    try:
-        content = json.loads(read_text(path))
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path}:{error.lineno} is no valid JSON: {error.msg}") from None
-    if not isinstance(content, kind):
-        raise InputError(f"{path} holds {shorten(repr(content))}, but must hold {expected}")
-    return content
-
-
 def _plain(template: str) -> str:
     """ "Holding [something]" -> "Holding something" """
     return template.replace("[", "").replace("]", "")
@@ -127,6 +131,10 @@ def _checked(pattern: str) -> str:
 def _find_pattern(names: list[str], folder: Path) -> str:
     """The first pattern by which one of the first videos exists; PATTERNS[0] where none does."""
     for pattern in PATTERNS:
-        if any((folder / pattern.format(id=name)).is_file() for name in names[:LOOKED_AT]):
+        if any(_is_there(folder / pattern.format(id=name), pattern) for name in names[:LOOKED_AT]):
             return pattern
     return PATTERNS[0]
+
+
+def _is_there(path: Path, pattern: str) -> bool:
+    return path.is_dir() if pattern.endswith("{id}") else path.is_file()

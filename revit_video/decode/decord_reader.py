@@ -1,4 +1,5 @@
 """A reader on decord, to compare with: never the default, as it can hang on damaged files and leak memory.
+open_video therefore runs it in a process of its own (guard.py).
 
 Its lengths are the header's: in AVIs they can be 1 to 3 too high, and the last frame then is a wrong one.
 """
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from revit_video.decode.container import missing_bytes
+from revit_video.decode.limits import DEFAULT_LIMITS, Limits
 from revit_video.decode.reader import VideoReader
 from revit_video.types import InputError
 
@@ -21,14 +23,16 @@ class DecordReader(VideoReader):
 
     decoder = "decord"
 
-    def __init__(self, path: str | os.PathLike[str], *, threads: int = 1) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], *, threads: int = 1, limits: Limits = DEFAULT_LIMITS
+    ) -> None:
         try:
             import decord
         except ImportError as error:
             raise InputError(
                 "decoder 'decord' is not installed: pip install decord (x86-64 only), or use decoder='pyav'"
             ) from error
-        super().__init__(path)
+        super().__init__(path, limits=limits)
         self._decord, self._threads = decord, threads
         lacking = self._call("cannot be opened", lambda: missing_bytes(self.path))
         if lacking:  # decord may hang where frames are missing

@@ -5,12 +5,15 @@ from __future__ import annotations
 import operator
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
 import numpy as np
 
+from revit_video.decode.limits import DEFAULT_LIMITS, Limits
 from revit_video.types import InputError
+
+UNKNOWN_FPS = 25.0  # FFmpeg's own choice for pictures without times
 
 
 class DecodeError(InputError):
@@ -28,23 +31,29 @@ class DecodeError(InputError):
 class VideoReader(ABC):
     """The frames of one video file by number: 0 is the first that the decoder gives out, then without gaps.
 
-    Times in the file play no part in the numbering. Sizes are as displayed: a rotation stored in the file
-    is applied. A sample aspect ratio (non-square pixels) is not, as in the other action recognition toolkits.
+    Times in the file play no part in the numbering. Sizes are as displayed: quarter turns and mirroring
+    stored in the file are applied. A sample aspect ratio (non-square pixels) is not, as in the other action
+    recognition toolkits, whose weights have been trained without it.
 
     Attributes:
         path, decoder: the file, and the name of the reader ("pyav").
         fps: mean frames per second; 25.0 where the file does not say.
+        fps_known: whether it does.
         height, width: of a displayed frame, in pixels.
     """
 
     decoder: ClassVar[str]
     path: str
     fps: float
+    fps_known: bool = True
     height: int
     width: int
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = os.fspath(path)
+    def __init__(self, path: str | os.PathLike[str], *, limits: Limits = DEFAULT_LIMITS) -> None:
+        self.path, self.limits = os.fspath(path), limits
+        self._check_path()
+
+    def _check_path(self) -> None:
         if not os.path.isfile(self.path):  # also keeps web addresses, pipes and devices away from the decoder
             what = "is no file" if os.path.exists(self.path) else "no such file"
             raise self.error(what)
@@ -59,7 +68,7 @@ class VideoReader(ABC):
         """Gives back files and decoders. Closing twice is harmless."""
 
     @abstractmethod
-    def _read(self, numbers: list[int], height: int, width: int) -> list[np.ndarray]:
+    def _read(self, numbers: list[int], height: int, width: int) -> Iterable[np.ndarray]:
         """The displayed frames of these rising, distinct numbers, each uint8 (height, width, 3)."""
 
     def frames(self, indices: Sequence[int], short_side: int | None = None) -> np.ndarray:
@@ -83,9 +92,17 @@ class VideoReader(ABC):
             return np.empty((0, height, width, 3), np.uint8)
         if min(wanted) < 0:
             raise InputError(f"{self.path}: frame {min(wanted)} was asked for; numbers start at 0")
-        numbers = sorted(set(wanted))
-        read = dict(zip(numbers, self._read(numbers, height, width), strict=True))
-        return np.stack([read[number] for number in wanted])
+        if len(wanted) * height * width * 3 > self.limits.bytes:
+            size = f"{len(wanted)} frames of {width}x{height}"
+            raise self.error(f"was asked for {size}, more than the limit of {self.limits.bytes} bytes")
+        places: dict[int, list[int]] = {}  # of each frame in the result
+        for place, number in enumerate(wanted):
+            places.setdefault(number, []).append(place)
+        numbers = sorted(places)
+        frames = np.empty((len(wanted), height, width, 3), np.uint8)
+        for number, picture in zip(numbers, self._read(numbers, height, width), strict=True):
+            frames[places[number]] = picture
+        return frames
 
     def scaled_size(self, short_side: int | None) -> tuple[int, int]:
         """(height, width) of the frames that `frames(..., short_side)` returns."""

@@ -41,3 +41,21 @@ def paired_difference(ours: Tensor, theirs: Tensor, **options) -> dict[str, floa
     difference = ours.double() - theirs.double()
     low, high = bootstrap_interval(difference, **options)
     return {"difference": 100.0 * difference.mean().item(), "low": low, "high": high}
+
+
+def pair_hits(logits: Tensor, labels: Tensor, *, heads: tuple[int, int], k: int = 1) -> dict[str, Tensor]:
+    """Hits of a model with one head over two class lists, such as verbs and nouns.
+
+    logits (N, V, K1 + K2) of views, the first list's classes first; each list has its own softmax before the
+    views are averaged. labels (N,) are pairs as one number, first * K2 + second (see types.Split). An action
+    is right where both its parts are among their k largest.
+
+    Returns:
+        {"first": (N,), "second": (N,), "both": (N,)} bool.
+    """
+    first, second = logits.split(heads, dim=-1)
+    right = {
+        "first": hits(average_views(first), labels // heads[1], k=k),
+        "second": hits(average_views(second), labels % heads[1], k=k),
+    }
+    return right | {"both": right["first"] & right["second"]}

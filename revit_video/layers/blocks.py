@@ -6,12 +6,16 @@ from collections.abc import Callable
 from torch import nn
 
 from revit_video.layers.block import DividedBlock, JointBlock, Trunk
+from revit_video.layers.mf_divided import MotionformerDividedBlock
+from revit_video.layers.trajectory import TrajectoryBlock
 from revit_video.types import InputError
 
 BLOCKS: dict[str, Callable[..., nn.Module]] = {
     "joint": JointBlock,
     "divided": DividedBlock,
     "space_only": JointBlock,  # the core hands it one frame at a time
+    "trajectory": TrajectoryBlock,
+    "mf_divided": MotionformerDividedBlock,
 }
 
 

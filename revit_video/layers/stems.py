@@ -2,15 +2,21 @@
 
 import inspect
 from collections.abc import Callable
+from functools import partial
 
 from torch import nn
 
+from revit_video.layers.lv_stem import LVStem
 from revit_video.layers.patch_embed import ConvPatchEmbed, ResizePatchEmbed
+from revit_video.layers.t2t import T2TStem
 from revit_video.types import InputError, TokenGrid
 
 STEMS: dict[str, Callable[..., nn.Module]] = {
     "conv": ConvPatchEmbed,
     "resize": ResizePatchEmbed,
+    "lv_stem": LVStem,
+    "t2t_performer": partial(T2TStem, kind="performer"),
+    "t2t_transformer": partial(T2TStem, kind="transformer"),
 }
 
 
@@ -42,7 +48,7 @@ def build_stem(
     if kind == "resize":
         options["patch"] = (crop[0] // longest.height, crop[1] // longest.width)
     for key in options.keys() - known.keys():
-        own = [name for name in known if name not in ("dim", "grid", "crop", "patch", "tubelet")]
+        own = [name for name in known if name not in ("dim", "grid", "crop", "patch", "tubelet", "kind")]
         raise InputError(f"patch_embed {kind!r} has no option {key!r}; it has: {', '.join(own)}")
     if kind == "resize":
         return ResizePatchEmbed(dim, grid, **options)

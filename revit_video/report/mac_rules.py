@@ -103,6 +103,7 @@ _FUSED = ("math", "flash_attention", "flash_attention_for_cpu", "efficient_atten
 MAC_RULES: dict[str, Callable] = {
     **{f"aten::{name}": _product_rule(0) for name in ("mm", "bmm", "matmul", "linear", "mv", "dot")},
     **{f"aten::{name}": _product_rule(1) for name in ("addmm", "baddbmm", "addmv")},
+    "aten::addcmul": lambda inputs, outputs: prod(_sizes(outputs[0])),  # a sum of products, term by term
     "aten::_convolution": _convolution_rule,
     "aten::_convolution_mode": _convolution_rule,  # padding="same"
     "aten::einsum": _einsum_rule,
@@ -110,10 +111,10 @@ MAC_RULES: dict[str, Callable] = {
     **{f"aten::_scaled_dot_product_{kernel}": _attention_rule for kernel in _FUSED},
 }
 
-VECTOR_FLOPS: dict[
-    Callable, Callable
-] = {  # matrix times vector, which FlopCounterMode skips; it passes shapes
+# What FlopCounterMode skips. It passes shapes, and counts 2 per multiply-add.
+MORE_FLOPS: dict[Callable, Callable] = {
     torch.ops.aten.mv: lambda matrix, vector, **_: 2 * prod(matrix),
     torch.ops.aten.addmv: lambda bias, matrix, vector, **_: 2 * prod(matrix),
     torch.ops.aten.dot: lambda left, right, **_: 2 * prod(left),
+    torch.ops.aten.addcmul: lambda *_, out_shape, **__: 2 * prod(out_shape),
 }

@@ -15,6 +15,12 @@ COLUMNS = {
     "relative": ("of longest %", ".1f"),
     "clips_per_s": ("clips / s", ".1f"),
 }
+CURVE_COLUMNS = {
+    "router": ("router", ""),
+    "budget": ("budget", ".2f"),
+    "top1": ("video@1 %", ".1f"),
+    "gmacs": ("GMACs / view", ".4g"),
+}
 
 
 def write_report(report: dict, folder: Path) -> None:
@@ -46,9 +52,11 @@ def result_rows(report: dict) -> list[dict]:
     """One row per way to choose a length: fixed ones, the assigner, the baselines."""
     longest = report["per_length"][0]["gmacs"]
     named = [(f"{row['length']}x{row['length']}", row) for row in report["per_length"]]
-    named += [("adaptive (assigner)", report["adaptive"])]
+    if "adaptive" in report:  # not in the test of a backbone alone
+        named += [("adaptive (assigner)", report["adaptive"])]
     named += [
-        (f"{name}{' (same shares)' * (name == 'random')}", row) for name, row in report["baselines"].items()
+        (f"{name}{' (same shares)' * (name == 'random')}", row)
+        for name, row in report.get("baselines", {}).items()
     ]
     rows = []
     for name, row in named:
@@ -60,6 +68,8 @@ def result_rows(report: dict) -> list[dict]:
 
 def remarks(report: dict) -> list[str]:
     """What the table does not say by itself, a sentence each."""
+    if "adaptive" not in report:
+        return ["A backbone without an assigner: every length by itself."]
     adaptive, longest = report["adaptive"], report["per_length"][0]
     share = ", ".join(f"{100 * part:.0f}% at {length}x{length}" for length, part in adaptive["share"].items())
     lines = [
@@ -90,17 +100,10 @@ def as_markdown(report: dict) -> str:
     ]
     if "tags" in report:
         parts += ["## By tag", markdown_table(*tag_rows(report))]
-    curve = [{"router": name, **row} for name, rows in report["curve"].items() for row in rows]
-    columns = {
-        "router": ("router", ""),
-        "budget": ("budget", ".2f"),
-        "top1": ("video@1 %", ".1f"),
-        "gmacs": ("GMACs / view", ".4g"),
-    }
-    parts += [
-        "## Accuracy by budget (biases and thresholds solved on held-out videos)",
-        markdown_table(curve, columns),
-    ]
+    if "curve" in report:
+        curve = [{"router": name, **row} for name, rows in report["curve"].items() for row in rows]
+        title = "## Accuracy by budget (biases and thresholds solved on held-out videos)"
+        parts += [title, markdown_table(curve, CURVE_COLUMNS)]
     protocol = [{"what": key, "value": str(value)} for key, value in report["protocol"].items()]
     parts += ["## Protocol", markdown_table(protocol, {"what": ("what", ""), "value": ("value", "")})]
     return "\n\n".join(parts) + "\n"

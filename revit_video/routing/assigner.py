@@ -3,12 +3,15 @@
 """
 
 from functools import partial
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
+from timm.layers import BatchNormAct2d
 from timm.models import EfficientNet
 from timm.models._efficientnet_builder import decode_arch_def, round_channels
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 # EfficientNet-B0 (Tan and Le, arXiv:1905.11946, table 1) in timm's notation: repeats, kernel, stride,
 # expansion, channels, squeeze.
@@ -58,3 +61,18 @@ class Assigner(nn.Module):
                 frame, size=(self.image_size,) * 2, mode="bilinear", antialias=True, align_corners=False
             )
         return frame.contiguous(memory_format=torch.channels_last)
+
+    @torch.no_grad()
+    def fold_norms(self) -> "Assigner":
+        """Evaluation only, and for good: every BatchNorm becomes part of the convolution in front of it.
+
+        Same logits to rounding, in 0.6 of the time on a CPU (docs/performance.md).
+        """
+        self.eval()
+        for module in self.modules():
+            for (name, conv), (after, norm) in pairwise(list(module.named_children())):
+                if isinstance(conv, nn.Conv2d) and isinstance(norm, BatchNormAct2d):
+                    setattr(module, name, fuse_conv_bn_eval(conv, norm))
+                    setattr(module, after, norm.act)
+        self.net.to(memory_format=torch.channels_last)
+        return self

@@ -4,7 +4,8 @@ Dense sampling (Kinetics) takes `clip_len` frames, every `stride`-th, from one p
 sampling (Something-Something, TSN) takes one frame from each of `clip_len` equal parts of the whole video.
 
 The official TimeSformer and Motionformer code differs in small ways (one test clip starts at the beginning of
-the video, the last of several never reaches its end); here one clip is central and several span the video.
+the video, the last of several never reaches its end): `slowfast.py` has its rules. Here one clip is central
+and several span the video.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ def last_start(num_frames: int, clip_len: int, stride: int) -> int:
     num_frames=10, clip_len=4, stride=2
         ...f.f.f.f -> 3
     """
-    _check(num_frames, clip_len)
+    check_lengths(num_frames, clip_len)
     if stride < 1:
         raise InputError(f"stride is {stride}, but must be at least 1 frame")
     return max(num_frames - 1 - (clip_len - 1) * stride, 0)
@@ -86,7 +87,7 @@ def segment_indices(
         rng: draws a frame of each segment, for training; None takes the fixed ones, for testing.
         clip, num_clips: which of several test clips; unused with rng.
     """
-    _check(num_frames, clip_len)
+    check_lengths(num_frames, clip_len)
     if not 0 <= clip < num_clips:
         raise InputError(f"clip is {clip}, but must be from 0 to {num_clips - 1}")
     bounds = [i * num_frames // clip_len for i in range(clip_len + 1)]
@@ -98,7 +99,8 @@ def segment_indices(
     return indices
 
 
-def _check(num_frames: int, clip_len: int) -> None:
+def check_lengths(num_frames: int, clip_len: int) -> None:
+    """Refuse an empty video and an empty clip."""
     if num_frames < 1:
         raise InputError(f"cannot sample a clip from a video with {num_frames} frames")
     if clip_len < 1:

@@ -43,10 +43,13 @@ class RevitJob:
     log_period: int = 10
     checkpoint_period: int = 500
     identity: dict = field(default_factory=dict)
+    notes: Sequence[str] = ()  # for the user, before the first step
 
 
 def train_revit(job: RevitJob, folder: RunFolder, log: RunLog) -> None:
     """Algorithm 1, with growing where asked; leaves the averaged weights in `folder.revit`."""
+    for note in job.notes:
+        log.say(note)
     model = job.model.to(job.run.device)
     ema = ModelEmaV3(model, decay=job.ema_decay, use_warmup=True) if job.ema_decay else None
     schedules = build_schedules(job.optimizers, job.lr_factor)

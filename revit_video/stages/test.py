@@ -31,16 +31,19 @@ TIMED_CLIPS = 160  # regrouped by length, so that every group fills its batches
 
 @dataclass
 class TestJob:
-    """A trained recognizer and a test list.
+    """A trained recognizer, or a backbone alone, and a test list.
 
-    router: costs, assigner_cost, budget, bias, threshold and curve, as solved on held-out videos.
+    costs: GMACs of each level.
+    assigner: None: every fixed length is tested, and nothing that chooses.
+    router: assigner_cost, budget, bias, threshold and curve, as solved on held-out videos; None likewise.
     """
 
     __test__ = False  # no pytest class
 
     model: ReViT
-    assigner: Assigner
-    router: dict
+    costs: Sequence[float]
+    assigner: Assigner | None
+    router: dict | None
     evaluation: EvalJob
     num_clips: int
     num_crops: int
@@ -56,22 +59,43 @@ class TestJob:
 @dataclass(frozen=True)
 class TestResult:
     """`report` is report.json; `levels` (N, C) are the assigner's choices for the videos at `indices` (N,) of
-    the list.
+    the list, None without one.
     """
 
     __test__ = False
 
     report: dict
-    levels: Tensor
+    levels: Tensor | None
     indices: Tensor
 
 
 def run_test(job: TestJob, log: RunLog) -> TestResult:
     """One pass over the list, then tables from the stored logits; wall time on clips of the same list."""
     scores = job.evaluation.score(all_levels(job.model, job.assigner), log, title="test")
-    shape = (job.num_clips, job.num_crops)
-    stored = Stored(scores.values["logits"].unflatten(1, shape), scores.labels, tuple(job.router["costs"]))
-    wishes = scores.values["assigner"].unflatten(1, shape)[:, :, job.num_crops // 2]  # (N, C, L), middle crop
+    logits = scores.values["logits"].unflatten(1, (job.num_clips, job.num_crops))
+    stored = Stored(logits, scores.labels, tuple(job.costs))
+    lengths = job.model.token_lengths
+    fixed = [summary(stored, stored.fixed(level), gmacs=cost) for level, cost in enumerate(stored.costs)]
+    report = {"per_length": [{"length": length, **row} for length, row in zip(lengths, fixed, strict=True)]}
+    samples = job.evaluation.dataset.samples
+    levels = None
+    if job.assigner is not None:
+        levels = add_choices(report, job, stored, scores)
+        tags = [samples[i].tag for i in scores.indices.tolist()]
+        if any(tags):
+            report["tags"] = tag_table(stored, levels, tags)
+    if job.throughput:
+        add_throughput(report, timing(job))
+    report["protocol"] = protocol(job, scores, report)
+    scored, missing = report["protocol"]["num_scored"], report["protocol"]["num_unreadable"]
+    log.say(f"test: {scored} of {len(samples)} videos scored, {missing} unreadable")
+    return TestResult(report, levels, scores.indices)
+
+
+def add_choices(report: dict, job: TestJob, stored: Stored, scores: Scores) -> Tensor:
+    """Put the assigner's choice, its baselines and its curves into the report; the levels (N, C) it chose."""
+    wishes = scores.values["assigner"].unflatten(1, (job.num_clips, job.num_crops))
+    wishes = wishes[:, :, job.num_crops // 2]  # (N, C, L), of the middle crop
     look = job.router["assigner_cost"] / job.num_crops  # GMACs per view: one look per clip, for all its crops
 
     def assigned(bias: float) -> tuple[Tensor, dict[str, float]]:
@@ -79,13 +103,10 @@ def run_test(job: TestJob, log: RunLog) -> TestResult:
         return levels, summary(stored, levels, gmacs=stored.cost(levels) + look)
 
     levels, adaptive = assigned(job.router["bias"])
-    lengths = job.model.token_lengths
-    fixed = [summary(stored, stored.fixed(level), gmacs=cost) for level, cost in enumerate(stored.costs)]
+    lengths, curve = job.model.token_lengths, job.router["curve"]
     share = dict(zip(map(str, lengths), shares(levels, len(lengths)), strict=True))
     router = {"budget": job.router["budget"], "assigner_gmacs": job.router["assigner_cost"]}
-    curve = job.router["curve"]
-    report = {
-        "per_length": [{"length": length, **row} for length, row in zip(lengths, fixed, strict=True)],
+    report |= {
         "adaptive": {**adaptive, "share": share, **router},
         "baselines": {
             "random": random_baseline(stored, levels),
@@ -100,30 +121,25 @@ def run_test(job: TestJob, log: RunLog) -> TestResult:
             ],
         },
     }
-    samples = job.evaluation.dataset.samples
-    tags = [samples[i].tag for i in scores.indices.tolist()]
-    if any(tags):
-        report["tags"] = tag_table(stored, levels, tags)
-    if job.throughput:
-        add_throughput(report, timing(job))
-    report["protocol"] = protocol(job, scores, report)
-    scored, missing = report["protocol"]["num_scored"], report["protocol"]["num_unreadable"]
-    log.say(f"test: {scored} of {len(samples)} videos scored, {missing} unreadable")
-    return TestResult(report, levels, scores.indices)
+    return levels
 
 
 def protocol(job: TestJob, scores: Scores, report: dict) -> dict:
     """How the numbers came about, and the accuracies if unreadable videos counted as wrong."""
     num_videos, num_unreadable = len(job.evaluation.dataset.samples), len(scores.unreadable)
     num_scored = num_videos - num_unreadable
+    named = {"longest": report["per_length"][0]}
+    if "adaptive" in report:
+        named["adaptive"] = report["adaptive"]
     return {
         "views": f"{job.num_clips}x{job.num_crops}",
         "num_videos": num_videos,
         "num_scored": num_scored,
         "num_unreadable": num_unreadable,
         "unreadable": [scores.unreadable[i] for i in sorted(scores.unreadable)][:20],
-        "top1_longest_of_all_videos": report["per_length"][0]["top1"] * num_scored / num_videos,
-        "top1_adaptive_of_all_videos": report["adaptive"]["top1"] * num_scored / num_videos,
+        **{
+            f"top1_{name}_of_all_videos": row["top1"] * num_scored / num_videos for name, row in named.items()
+        },
         **job.protocol,
     }
 
@@ -143,10 +159,11 @@ def cascade_summary(stored: Stored, threshold: float) -> dict[str, float]:
 
 def timing(job: TestJob, *, repeats: int = 3) -> dict:
     """Clips per second on clips of the test list, see `stages.timing`."""
-    router = AssignerRouter(job.model, job.assigner, costs=job.router["costs"], bias=job.router["bias"])
+    solved = job.router or {"bias": 0.0, "assigner_cost": 0.0}
+    router = AssignerRouter(job.model, job.assigner, costs=job.costs, bias=solved["bias"])
     clips = first_clips(job.evaluation, num_crops=job.num_crops, limit=TIMED_CLIPS)
     return time_lengths(
-        router, clips, assigner_gmacs=job.router["assigner_cost"], batch_size=job.batch_size, repeats=repeats
+        router, clips, assigner_gmacs=solved["assigner_cost"], batch_size=job.batch_size, repeats=repeats
     )
 
 
@@ -155,5 +172,6 @@ def add_throughput(report: dict, seen: dict) -> None:
     rate = seen["clips_per_s"]
     for row in report["per_length"]:
         row["clips_per_s"] = rate[row["length"]]
-    report["adaptive"]["clips_per_s"] = rate["adaptive"]
+    if "adaptive" in report:
+        report["adaptive"]["clips_per_s"] = rate["adaptive"]
     report["throughput"] = {**seen, "clips_per_s": {str(name): value for name, value in rate.items()}}

@@ -35,24 +35,20 @@ def time_lengths(
         repeats=repeats,
     )
     rate = {name: timing.items_per_s for name, timing in timings.items()}
+    seen = {"clips_per_s": rate, "num_clips": len(clips), "batch_size": batch_size}
+    if router.assigner is None:
+        return seen
     lengths = router.backbone.token_lengths
     mean = torch.tensor(router.costs)[router.levels(clips).cpu()].mean().item() + assigner_gmacs
     speed_up, promised = rate["adaptive"] / rate[lengths[0]], router.costs[0] / mean
-    return {
-        "clips_per_s": rate,
-        "speed_up": speed_up,
-        "gmacs_ratio": promised,
-        "follows": speed_up / promised,
-        "num_clips": len(clips),
-        "batch_size": batch_size,
-    }
+    return {**seen, "speed_up": speed_up, "gmacs_ratio": promised, "follows": speed_up / promised}
 
 
 def timed_functions(
     router: AssignerRouter, clips: Tensor, *, batch_size: int
 ) -> dict[int | str, Callable[[], object]]:
-    """What is timed: each fixed length, the assigner alone, and the whole adaptive way (look, regroup, run,
-    reorder).
+    """What is timed: each fixed length and, where there is an assigner, it alone and the whole adaptive way
+    (look, regroup, run, reorder).
     """
 
     def fixed(level: int) -> Callable[[], object]:
@@ -60,8 +56,9 @@ def timed_functions(
         return lambda: run_at_levels(router.backbone, clips, levels, batch_size=batch_size)
 
     functions = {length: fixed(level) for level, length in enumerate(router.backbone.token_lengths)}
-    functions["assigner"] = lambda: router.levels(clips)
-    functions["adaptive"] = lambda: router(clips, batch_size=batch_size)
+    if router.assigner is not None:
+        functions["assigner"] = lambda: router.levels(clips)
+        functions["adaptive"] = lambda: router(clips, batch_size=batch_size)
     return functions
 
 

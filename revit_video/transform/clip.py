@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
-from revit_video.sample.spatial import crop_box
+from revit_video.sample.spatial import crop_box, random_crop_box
 from revit_video.types import View
 
 
@@ -25,12 +25,19 @@ class TrainTransform:
         jitter: the short side is drawn between these two, ends included.
         flip: flip half of the clips. `flip_labels` maps the classes that turn into each other (left, right)
             when flipped.
+        rule: of the place of the crop, see `random_crop_box`.
     """
 
     def __init__(
-        self, crop: int, *, jitter: Sequence[int], flip: bool, flip_labels: Mapping[int, int] | None = None
+        self,
+        crop: int,
+        *,
+        jitter: Sequence[int],
+        flip: bool,
+        flip_labels: Mapping[int, int] | None = None,
+        rule: str = "centred",
     ) -> None:
-        self.crop, self.jitter, self.flip = crop, tuple(jitter), flip
+        self.crop, self.jitter, self.flip, self.rule = crop, tuple(jitter), flip, rule
         self.flip_labels = dict(flip_labels or {})
 
     @property
@@ -42,8 +49,7 @@ class TrainTransform:
 
     def __call__(self, frames: np.ndarray, view: View, label: int, rng: random.Random) -> tuple[Tensor, int]:
         clip = as_clip(frames)
-        top = rng.randint(0, clip.shape[-2] - self.crop)
-        left = rng.randint(0, clip.shape[-1] - self.crop)
+        top, left = random_crop_box(clip.shape[-2], clip.shape[-1], self.crop, rng, rule=self.rule)
         clip = F.crop(clip, top, left, self.crop, self.crop)
         if self.flip and rng.random() < 0.5:
             clip, label = F.horizontal_flip(clip), self.flip_labels.get(label, label)
@@ -82,9 +88,19 @@ def resize_short_side(frames: np.ndarray, short_side: int) -> np.ndarray:
 
 
 def normalise(
-    clips: Tensor, *, mean: Sequence[float], std: Sequence[float], dtype: torch.dtype = torch.float32
+    clips: Tensor,
+    *,
+    mean: Sequence[float],
+    std: Sequence[float],
+    channel_order: str = "rgb",
+    dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """uint8 (B, T, C, H, W) to (B, C, T, H, W) with (x / 255 - mean) / std per channel."""
+    """uint8 (B, T, C, H, W) to (B, C, T, H, W) with (x / 255 - mean) / std per channel.
+
+    `mean` and `std` are of R, G, B. With `channel_order` "bgr" the model gets the channels in that order; all
+    that comes before (augmentation, pictures of clips) is RGB.
+    """
     scale = torch.tensor([1 / (255 * s) for s in std], device=clips.device).view(-1, 1, 1)
     shift = torch.tensor([m / s for m, s in zip(mean, std, strict=True)], device=clips.device).view(-1, 1, 1)
-    return (clips * scale - shift).to(dtype).transpose(1, 2)
+    clips = (clips * scale - shift).to(dtype).transpose(1, 2)
+    return clips.flip(1) if channel_order == "bgr" else clips
