@@ -119,7 +119,7 @@ def test_the_kernel_follows_dtype_gradient_and_length_and_any_gives_the_formula(
     used = [x.detach().to(dtype).requires_grad_(training) for x in exact]
     seen = attend(*used)
     half, short = dtype == torch.bfloat16, keys == 5
-    products = half or short if training else half and short
+    products = half and (training or short)
     assert len(calls) == (not products)
     q, k, v = exact
     formula = torch.softmax(torch.einsum("bhid,bhjd->bhij", q, k) / 8**0.5, -1) @ v

@@ -6,20 +6,18 @@ from torch import Tensor, nn
 
 from revit_video.types import InputError
 
-SHORT_SEQUENCE = 12  # keys; up to here two matrix products can beat the fused kernel on a CPU
+SHORT_SEQUENCE = 12  # keys; up to here two matrix products beat the fused kernel in bfloat16 on a CPU
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """softmax(q k^T / sqrt(d)) v for q (..., A, Nq, d) and k, v (..., A, Nk, d): (..., A, Nq, d).
 
-    The kernel follows device and shape, by measurement (docs/performance.md): on a CPU the backward of the
-    fused kernel is slow in bfloat16, and short sequences (time attention) cost it more than they save, but
-    for a float32 forward pass.
+    The kernel follows device and shape, by measurement (docs/performance.md): in bfloat16 on a CPU the fused
+    kernel has a slow backward, and loses to two matrix products on short sequences (time attention).
     """
-    if q.device.type == "cpu":
+    if q.device.type == "cpu" and q.dtype == torch.bfloat16:
         training = q.requires_grad and torch.is_grad_enabled()
-        half, short = q.dtype == torch.bfloat16, k.shape[-2] <= SHORT_SEQUENCE
-        if (half and training) or (short and (half or training)):
+        if training or k.shape[-2] <= SHORT_SEQUENCE:
             return (q * q.shape[-1] ** -0.5 @ k.transpose(-2, -1)).softmax(dim=-1) @ v
     # torch's fused kernels take exactly four axes; else it takes plain products, 3 to 5 times slower here.
     batch = q.shape[:-2]

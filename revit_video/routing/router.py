@@ -36,13 +36,14 @@ class AssignerRouter(nn.Module):
         self.backbone, self.assigner = backbone, assigner
         self.costs, self.bias = tuple(costs), bias
 
-    def levels(self, clips: Tensor) -> Tensor:
-        """Level of each clip (M,)."""
-        return biased_levels(self.assigner(clips).float(), self.costs, self.bias)
+    def levels(self, clips: Tensor, *, batch_size: int = 0) -> Tensor:
+        """Level of each clip (M,), looked at in batches of at most `batch_size` (0: all at once)."""
+        wishes = [self.assigner(part) for part in clips.split(batch_size or len(clips))]
+        return biased_levels(torch.cat(wishes).float(), self.costs, self.bias)
 
     def forward(self, clips: Tensor, *, batch_size: int = 0) -> tuple[Tensor, Tensor]:
         """Logits (M, K) and levels (M,)."""
-        levels = self.levels(clips)
+        levels = self.levels(clips, batch_size=batch_size)
         return run_at_levels(self.backbone, clips, levels, batch_size=batch_size), levels
 
     def forward_views(self, clips: Tensor, *, batch_size: int = 0) -> tuple[Tensor, Tensor]:
@@ -51,7 +52,7 @@ class AssignerRouter(nn.Module):
 
         The assigner looks at the middle crop.
         """
-        levels = self.levels(clips[:, clips.shape[1] // 2])
+        levels = self.levels(clips[:, clips.shape[1] // 2], batch_size=batch_size)
         crops = clips.shape[1]
         logits = run_at_levels(
             self.backbone, clips.flatten(0, 1), levels.repeat_interleave(crops), batch_size=batch_size

@@ -57,7 +57,7 @@ def timed_functions(
 
     functions = {length: fixed(level) for level, length in enumerate(router.backbone.token_lengths)}
     if router.assigner is not None:
-        functions["assigner"] = lambda: router.levels(clips)
+        functions["assigner"] = lambda: router.levels(clips, batch_size=batch_size)
         functions["adaptive"] = lambda: router(clips, batch_size=batch_size)
     return functions
 
