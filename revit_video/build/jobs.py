@@ -24,7 +24,7 @@ from revit_video.build.networks import (
     build_assigner,
     build_model,
     identity,
-    recognizer_kind,
+    recognizer_state,
     start_from,
     trained_assigner,
     trained_model,
@@ -65,7 +65,7 @@ def checkpoint_config(checkpoint: Path, overrides: Sequence[str]) -> Config:
     """The config a checkpoint was trained by, with overrides. Reports go into its folder unless `output_dir`
     says else.
     """
-    state = load_checkpoint(checkpoint, kind=recognizer_kind(checkpoint))
+    state = recognizer_state(checkpoint)
     ours = {**state["config"], "output_dir": str(checkpoint.parent), "resume": False}
     trained = config_from_dict(ours, source=str(checkpoint))
     config = override_config(trained, overrides)
@@ -196,7 +196,8 @@ def lr_factor(config: Config, total: int, steps_per_epoch: int) -> Callable[[int
 
 def labels_job(config: Config, folder: RunFolder, run: Device) -> LabelsJob:
     """The labels stage from the config and the trained backbone."""
-    model, _, state = trained_model(folder.revit, kind="revit", run=run)
+    state = load_checkpoint(folder.revit, kind="revit")
+    model, _ = trained_model(state, source=folder.revit, run=run)
     _, samples = label_samples(config, state["class_names"], source=str(folder.revit))
     dtype = str(run.dtype).removeprefix("torch.")
     protocol = f"{config.labels.split} list, 1 centre view, crop {config.data.crop}, {dtype}"
@@ -206,7 +207,8 @@ def labels_job(config: Config, folder: RunFolder, run: Device) -> LabelsJob:
 
 def assigner_job(config: Config, folder: RunFolder, run: Device) -> AssignerJob:
     """Stage 2 from the config, the backbone's cost and the label list."""
-    model, _, state = trained_model(folder.revit, kind="revit", run=run)
+    state = load_checkpoint(folder.revit, kind="revit")
+    model, _ = trained_model(state, source=folder.revit, run=run)
     split, samples = label_samples(config, state["class_names"], source=str(folder.revit))
     torch.manual_seed(config.seed)
     assigner = build_assigner(config)
@@ -238,7 +240,8 @@ def assigner_job(config: Config, folder: RunFolder, run: Device) -> AssignerJob:
 
 def test_job(config: Config, checkpoint: Path, run: Device) -> TestJob:
     """The test of a joint checkpoint, or of a backbone alone, on the config's test list."""
-    model, trained, state = trained_model(checkpoint, kind=recognizer_kind(checkpoint), run=run)
+    state = recognizer_state(checkpoint)
+    model, trained = trained_model(state, source=checkpoint, run=run)
     whole = state["kind"] == "recognizer"
     split = check_classes(build_split(config, "test"), state["class_names"], source=str(checkpoint))
     test, decoder = config.test, config.data.decoder

@@ -101,15 +101,12 @@ def match_classes(before: Sequence[str], now: Sequence[str]) -> tuple[list[int] 
     return None, f"its head is left out, as it is for {len(before)} other classes"
 
 
-def trained_model(path: Path, *, kind: str, run: Device) -> tuple[ReViT, Config, dict]:
-    """A backbone from a checkpoint, in evaluation mode on the device, with the config it was trained by and
-    the whole state.
-    """
-    state = load_checkpoint(path, kind=kind)
-    config = config_from_dict(state["config"], source=str(path))
+def trained_model(state: dict, *, source: Path, run: Device) -> tuple[ReViT, Config]:
+    """The backbone of a checkpoint, in evaluation mode on the device, and the config it was trained by."""
+    config = config_from_dict(state["config"], source=str(source))
     model = build_model(config, len(state["class_names"]))
-    load_weights(model, state["model"], source=path)
-    return model.eval().to(run.device, run.dtype), config, state
+    load_weights(model, state["model"], source=source)
+    return model.eval().to(run.device, run.dtype), config
 
 
 def trained_assigner(config: Config, state: dict, *, source: Path, run: Device) -> Assigner:
@@ -121,24 +118,23 @@ def trained_assigner(config: Config, state: dict, *, source: Path, run: Device) 
     return assigner.fold_norms().to(run.device)
 
 
-def recognizer_kind(checkpoint: Path) -> str:
-    """`recognizer` (backbone, assigner and budget) or `revit` (a backbone alone): both can predict."""
-    kind = load_checkpoint(checkpoint)["kind"]
-    if kind not in ("recognizer", "revit"):
+def recognizer_state(checkpoint: Path) -> dict:
+    """A checkpoint that can predict: `recognizer` (backbone, assigner, budget) or `revit` (backbone alone)."""
+    state = load_checkpoint(checkpoint)
+    if state["kind"] not in ("recognizer", "revit"):
         raise InputError(
-            f"{checkpoint} holds {kind!r}; expected recognizer.pt or checkpoints/revit.pt of a run"
+            f"{checkpoint} holds {state['kind']!r}; expected recognizer.pt or checkpoints/revit.pt of a run"
         )
-    return kind
+    return state
 
 
 def recognizer_parts(checkpoint: Path, *, device: str, dtype: str) -> dict:
     """The fields of a `Recognizer` from a joint checkpoint or a backbone's."""
-    state = load_checkpoint(checkpoint)
-    recognizer_kind(checkpoint)
+    state = recognizer_state(checkpoint)
     run = build_device(
         replace(config_from_dict(state["config"], source=str(checkpoint)), device=device, dtype=dtype)
     )
-    model, config, state = trained_model(checkpoint, kind=state["kind"], run=run)
+    model, config = trained_model(state, source=checkpoint, run=run)
     whole = state["kind"] == "recognizer"
     router = state["router"] if whole else {"costs": level_gmacs(model), "bias": 0.0, "assigner_cost": 0.0}
     assigner = trained_assigner(config, state, source=checkpoint, run=run) if whole else None

@@ -3,7 +3,7 @@
 Nothing in it is dead. Its tokens run place by place and ours frame by frame, which no parameter sees.
 """
 
-from revit_video.convert.rules import BLOCK, OUTER, State, Table, linears, norm
+from revit_video.convert.rules import BLOCK, OUTER, State, Table, norm
 
 TABLE: Table = {
     **OUTER,
@@ -14,7 +14,6 @@ TABLE: Table = {
     "blocks.N.temporal_attn.qkv.*": "blocks.N.time.attn.qkv.*",
     "blocks.N.temporal_attn.proj.*": "blocks.N.time.attn.proj.*",
     "blocks.N.temporal_fc.*": "blocks.N.time.fc.*",
-    **linears("head"),
 }
 
 

@@ -69,8 +69,8 @@ class TrajectoryAttention(Attention):
     def _through_frames(self, q: Tensor, k: Tensor, v: Tensor, *, frames: int) -> list[Tensor]:
         """What every patch sees in each frame, heads merged: one (B, t*S, D) per frame.
 
-        One call per target frame: a single call for all frames, the queries repeated, is 3 times slower on a
-        CPU, and the scores of all frames at once do not fit its caches (docs/performance.md).
+        One call per target frame: the scores of all frames at once do not fit a CPU's caches and take 2 to 4
+        times as long (docs/performance.md).
         """
         if self.landmarks is not None:
             seen = landmark_attend(q, k, v, frames=frames, landmarks=self.landmarks)
