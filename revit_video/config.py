@@ -2,7 +2,7 @@
 
     config = load_config("configs/demo/small.yaml", ["solver.base_lr=0.01", "model.token_lengths=[14,7]"])
 
-A YAML says what differs from the defaults in settings.py, or from another file named by `base: other.yaml`.
+A YAML says what differs from the defaults in settings/, or from another file named by `base: other.yaml`.
 Only build/ reads a Config; parts take plain arguments. Every mistake is one InputError that names the key.
 """
 

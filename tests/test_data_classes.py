@@ -6,8 +6,8 @@ import pytest
 import torch
 from small_run import train
 
-from revit_video.build.data import check_classes, describe_list
 from revit_video.build.jobs import overlaps
+from revit_video.build.lists import check_classes, describe_list
 from revit_video.build.networks import build_model, match_classes, start_from
 from revit_video.config import load_config
 from revit_video.train.checkpoint import save_checkpoint

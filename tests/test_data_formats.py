@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from revit_video.build.data import build_split
+from revit_video.build.lists import build_split
 from revit_video.config import load_config
 from revit_video.data.class_folders import class_folder_split
 from revit_video.data.epic_kitchens import epic_split

@@ -12,7 +12,7 @@ import torch
 from make_video import frame_numbers, make_video, numbered_frames
 from PIL import Image
 
-from revit_video.build.data import (
+from revit_video.build.passes import (
     eval_job,
     file_dataset,
     pick_test_views,

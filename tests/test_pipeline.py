@@ -11,8 +11,8 @@ import torch
 from small_run import PLAIN, ROOT, VIDEOS, contents, report_of, train
 
 from revit_video import build
-from revit_video.build.data import eval_job, train_dataset
 from revit_video.build.jobs import router_at
+from revit_video.build.passes import eval_job, train_dataset
 from revit_video.config import load_config
 from revit_video.data.demo import demo_split
 from revit_video.evaluate.adaptive import Stored

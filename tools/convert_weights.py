@@ -6,7 +6,7 @@
 
 Reads official TimeSformer and Motionformer, Hugging Face TimeSformer, timm ViT and DeiT, LV-ViT and T2T-ViT;
 which one is told by the keys, or by --source. Prints what was used, resized, newly initialised and dropped.
-Any setting of revit_video/settings.py can follow as key=value. OUT must not exist. More: docs/weights.md
+Any setting of revit_video/settings/ can follow as key=value. OUT must not exist. More: docs/weights.md
 """
 
 import sys

@@ -4,7 +4,7 @@
     python tools/train_net.py --cfg FILE stage=revit data.root=/data/k400 solver.base_lr=0.01
 
 stage: all (default) | revit | labels | assigner | test. A stage needs what the ones before it left in
-`output_dir`. Any setting of revit_video/settings.py can follow as key=value. A folder that holds a run is
+`output_dir`. Any setting of revit_video/settings/ can follow as key=value. A folder that holds a run is
 refused, unless resume=true says to go on where it stopped. Leaves config.yaml, checkpoints/, labels.json,
 recognizer.pt, report.json, report.md, accuracy_vs_gmacs.png, lengths.png, log.jsonl and tensorboard/ in
 `output_dir`.

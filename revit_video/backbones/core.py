@@ -235,7 +235,7 @@ class ReViT(nn.Module):
         patches = x[:, prefix:]
         whole = patches.shape[1] > 0
         features = patches.unflatten(1, (grid.frames, grid.height, grid.width)) if whole else None
-        # Contiguous: for a slice of a batch torch may copy the weights for every row of it (docs/performance.md).
+        # Contiguous: for a slice of a batch torch may copy the weights for every row (docs/performance.md).
         aux_logits = self.aux_head(patches.contiguous()) if self.aux_head is not None else None
         return Outputs(self.head(summary[:, 0]), distill_logits, features, aux_logits=aux_logits)
 

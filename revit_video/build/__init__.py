@@ -2,18 +2,18 @@
 arguments.
 """
 
-from revit_video.build.data import file_dataset
 from revit_video.build.device import build_device
 from revit_video.build.jobs import (
     assigner_job,
     check_stages,
     checkpoint_config,
     labels_job,
-    revit_job,
     run_plan,
     test_job,
 )
 from revit_video.build.networks import build_model, recognizer_parts
+from revit_video.build.passes import file_dataset
+from revit_video.build.training import revit_job
 
 __all__ = [
     "assigner_job",

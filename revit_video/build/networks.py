@@ -119,7 +119,7 @@ def trained_assigner(config: Config, state: dict, *, source: Path, run: Device) 
 
 
 def recognizer_state(checkpoint: Path) -> dict:
-    """A checkpoint that can predict: `recognizer` (backbone, assigner, budget) or `revit` (backbone alone)."""
+    """A checkpoint that can predict: a `recognizer`, or a `revit`, which is a backbone alone."""
     state = load_checkpoint(checkpoint)
     if state["kind"] not in ("recognizer", "revit"):
         raise InputError(
