@@ -16,6 +16,7 @@ from revit_video.train.losses import (
     feature_loss,
     soft_cross_entropy,
 )
+from revit_video.train.meter import means
 from revit_video.train.revit import revit_step
 from revit_video.types import InputError
 
@@ -26,7 +27,7 @@ def step(model, batch: Tensor, *, levels=range(3), labels: Tensor = LABELS, **op
     """What `revit_step` reports, and the gradients it leaves behind."""
     model.zero_grad()
     how = options.pop("distillation", Distillation())
-    report = revit_step(model, batch, labels, levels=levels, distillation=how, **options)
+    report = means(revit_step(model, batch, labels, levels=levels, distillation=how, **options))
     return report, {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
@@ -253,7 +254,7 @@ def test_rare_length_labels_weigh_more_and_the_mean_weight_is_one():
 def test_the_assigners_step_is_weighted_cross_entropy():
     model = torch.nn.Linear(4, 3)
     x, lengths, weight = torch.randn(5, 4), torch.tensor([0, 2, 2, 1, 2]), torch.tensor([3.0, 1.0, 0.5])
-    report = assigner_step(model, x, lengths, class_weight=weight)
+    report = means(assigner_step(model, x, lengths, class_weight=weight))
     chosen = -torch.log_softmax(model(x), -1)[torch.arange(5), lengths]
     loss = (weight[lengths] * chosen).sum() / weight[lengths].sum()
     assert report["loss"] == pytest.approx(loss.item())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -87,10 +87,10 @@ def train_assigner(job: AssignerJob, folder: RunFolder, log: RunLog) -> None:
     total = max(1, job.epochs * len(training) // job.batch_size)
     limit = UnreadableLimit(len(training), max_share=job.max_unreadable, warn=log.say)
 
-    def step(number: int, batch: Batch) -> dict[str, float]:
+    def step(number: int, batch: Batch) -> Mapping[str, Tensor | float]:
         limit.check(batch)
         if not len(batch.labels):
-            return {"loss": 0.0}
+            return {"clips": 0.0}
         clips = job.run.to_clips(batch.clips.flatten(0, 1))
         return assigner_step(assigner, clips, targets[batch.indices.to(targets.device)], class_weight=weight)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +14,7 @@ from torch import Tensor
 from revit_video.backbones.core import ReViT
 from revit_video.data.dataset import Batch, UnreadableLimit, VideoDataset
 from revit_video.data.loader import eval_batches
-from revit_video.evaluate.run import Scores, score_views
+from revit_video.evaluate.run import Scores, merge_scores, score_views
 from revit_video.routing.assigner import Assigner
 from revit_video.train.log import RunLog
 
@@ -60,6 +60,8 @@ class EvalJob:
     """A pass over a list with evaluation views: the labels stage and the test.
 
     max_unreadable: share of the list that may be unreadable before the pass stops.
+    part, parts: this process scores every parts-th video from number `part` on.
+    gather: the scores of this process to those of all processes; each then has the whole list's.
     """
 
     dataset: VideoDataset
@@ -68,20 +70,31 @@ class EvalJob:
     views_per_forward: int
     num_workers: int = 0
     max_unreadable: float = 1.0
+    part: int = 0
+    parts: int = 1
+    gather: Callable[[Scores], Sequence[Scores]] = lambda scores: [scores]
 
     def score(self, predict: Callable, log: RunLog, *, title: str) -> Scores:
         batches = eval_batches(
-            self.dataset, videos_per_batch=self.videos_per_batch, num_workers=self.num_workers
+            self.dataset,
+            videos_per_batch=self.videos_per_batch,
+            num_workers=self.num_workers,
+            part=self.part,
+            parts=self.parts,
         )
         limit = UnreadableLimit(len(self.dataset), max_share=self.max_unreadable, warn=log.say)
-        with log.progress(title, len(self.dataset), unit="video") as line:
-            return score_views(
+        ours = len(range(self.part, len(self.dataset), self.parts))
+        with log.progress(title, ours, unit="video") as line:
+            scores = score_views(
                 predict,
                 watched(batches, limit),
                 to_clips=partial(self.run.to_clips, dtype=self.run.dtype),
                 views_per_forward=self.views_per_forward,
                 advance=line.advance,
             )
+        merged = merge_scores(self.gather(scores))
+        limit.note(merged.unreadable)
+        return merged
 
 
 def watched(batches: Iterable[Batch], limit: UnreadableLimit) -> Iterator[Batch]:

@@ -18,16 +18,17 @@ def assigner_step(
     *,
     class_weight: Tensor | None = None,
     autocast: Callable[[], AbstractContextManager] = nullcontext,
-) -> dict[str, float]:
+) -> dict[str, Tensor | float]:
     """Backward of the cross-entropy between the assigner's logits for clips (B, C, T, H, W) and their length
-    labels: levels (B,), or probabilities of levels (B, L).
+    labels: levels (B,), or probabilities of levels (B, L). Returns sums over the clips, as `fit` wants them.
     """
     with autocast():
         logits = assigner(clips)
     loss = F.cross_entropy(logits.float(), lengths, weight=class_weight)
     loss.backward()
     levels = lengths if lengths.ndim == 1 else lengths.argmax(dim=-1)
-    return {"loss": loss.item(), "length@1": 100.0 * correct_rows(logits, levels).float().mean().item()}
+    right = correct_rows(logits, levels).float().sum()
+    return {"clips": len(clips), "loss": loss.detach() * len(clips), "length@1": 100.0 * right}
 
 
 def class_weights(lengths: Tensor, *, num_levels: int, kind: str) -> Tensor | None:

@@ -1,11 +1,21 @@
-"""The losses of token-length self-distillation (TLSD; ReViT, arXiv:2307.02092, section 3.3)."""
+"""The losses of token-length self-distillation (TLSD; ReViT, arXiv:2307.02092, section 3.3).
 
+Every loss is a mean over clips of a number per clip, and `per_clip=True` gives these numbers: a batch cut
+into pieces that are weighted by their clips has the loss and the gradients of the whole. With several class
+lists (`heads`, see evaluate.heads) the loss of a clip is the mean of its lists' losses, as in the official
+Motionformer: 0.5 * (verb + noun).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from revit_video.evaluate.heads import Heads, best_labels, split_labels, split_scores
 from revit_video.types import InputError
 
 
@@ -34,41 +44,93 @@ class Distillation:
             raise InputError(f"kl_order is {self.kl_order!r}, but must be teacher_student or student_teacher")
 
 
-def distillation_loss(student: Tensor, teacher: Tensor, how: Distillation) -> Tensor:
-    """Loss of student logits (B, K) against detached teacher logits (B, K); mean over the batch, with the
-    tau^2 inside.
+def class_loss(
+    logits: Tensor, targets: Tensor, *, smoothing: float = 0.0, heads: Heads = (), per_clip: bool = False
+) -> Tensor:
+    """Cross-entropy of logits (B, K) in float32: the mean over the clips, or (B,) of each.
+
+    targets: labels (B,), or distributions (B, K) that add up to one over each list.
+    smoothing: share of each list's target that is spread evenly over its classes.
+    """
+    reduction = "none" if per_clip else "mean"
+    parts = split_labels(targets, heads) if targets.ndim == 1 else split_scores(targets, heads)
+    return _mean(
+        F.cross_entropy(ours, theirs, label_smoothing=smoothing, reduction=reduction)
+        for ours, theirs in zip(split_scores(logits.float(), heads), parts, strict=True)
+    )
+
+
+def distillation_loss(
+    student: Tensor, teacher: Tensor, how: Distillation, *, heads: Heads = (), per_clip: bool = False
+) -> Tensor:
+    """Loss of student logits (B, K) against detached teacher logits (B, K), with the tau^2 inside; the mean
+    over the clips, or (B,) of each.
     """
     if how.hard:
-        return F.cross_entropy(student, teacher.argmax(dim=-1))
+        return class_loss(student, best_labels(teacher, heads), heads=heads, per_clip=per_clip)
+    return _mean(
+        _divergence(ours, theirs, how, per_clip=per_clip)
+        for ours, theirs in zip(split_scores(student, heads), split_scores(teacher, heads), strict=True)
+    )
+
+
+def _divergence(student: Tensor, teacher: Tensor, how: Distillation, *, per_clip: bool) -> Tensor:
+    """The soft distillation loss of one class list."""
     ours = F.log_softmax(student / how.temperature, dim=-1)
     theirs = F.log_softmax(teacher / how.temperature, dim=-1)
     source, target = (ours, theirs) if how.kl_order == "teacher_student" else (theirs, ours)
-    return how.temperature**2 * F.kl_div(source, target, reduction="batchmean", log_target=True)
+    return how.temperature**2 * _kl(source, target, per_clip=per_clip, log_target=True)
 
 
-def feature_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """Mean squared error of features (B, T, h, w, D); the teacher's are pooled to the student's grid."""
+def feature_loss(student: Tensor, teacher: Tensor, *, per_clip: bool = False) -> Tensor:
+    """Mean squared error of features (B, T, h, w, D); the teacher's are pooled to the student's grid. The
+    mean over the clips, or (B,) of each.
+    """
     pooled = F.adaptive_avg_pool2d(teacher.detach().flatten(0, 1).movedim(-1, 1).float(), student.shape[2:4])
-    return F.mse_loss(student.flatten(0, 1).movedim(-1, 1).float(), pooled)
+    ours = student.flatten(0, 1).movedim(-1, 1).float()
+    if not per_clip:
+        return F.mse_loss(ours, pooled)
+    return F.mse_loss(ours, pooled, reduction="none").unflatten(0, (len(student), -1)).flatten(1).mean(dim=1)
 
 
-def attention_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """KL(teacher || student) of where the class token looks (B, A, T, h, w); mean over clips and heads.
+def attention_loss(student: Tensor, teacher: Tensor, *, per_clip: bool = False) -> Tensor:
+    """KL(teacher || student) of where the class token looks (B, A, T, h, w), a mean over the heads of
+    attention; the mean over the clips, or (B,) of each.
 
     The teacher's map is average-pooled to the student's grid; then each head's map adds up to one over the
     clip.
     """
     pooled = F.adaptive_avg_pool2d(teacher.detach().flatten(0, 1), student.shape[-2:])
     theirs, ours = (F.normalize(maps.float().flatten(1), p=1) for maps in (pooled, student.flatten(0, 1)))
-    return F.kl_div(ours.clamp_min(1e-12).log(), theirs, reduction="batchmean")
+    loss = _kl(ours.clamp_min(1e-12).log(), theirs, per_clip=per_clip)
+    return loss.unflatten(0, (len(student), -1)).mean(dim=1) if per_clip else loss
+
+
+def _kl(source: Tensor, target: Tensor, *, per_clip: bool, log_target: bool = False) -> Tensor:
+    """`F.kl_div` over the last axis of (R, K): the mean over the rows, or (R,) of each."""
+    if not per_clip:
+        return F.kl_div(source, target, reduction="batchmean", log_target=log_target)
+    return F.kl_div(source, target, reduction="none", log_target=log_target).sum(dim=-1)
+
+
+def _mean(losses: Iterable[Tensor]) -> Tensor:
+    """Of the lists' losses; that of one list alone as it is."""
+    parts = list(losses)
+    return parts[0] if len(parts) == 1 else torch.stack(parts).mean(dim=0)
+
+
+def one_hot_targets(labels: Tensor, num_classes: int, heads: Heads = ()) -> Tensor:
+    """Labels (B,) as distributions (B, K) for `class_loss`: one where the label is, in each list."""
+    parts = zip(split_labels(labels, heads), heads or (num_classes,), strict=True)
+    return torch.cat([F.one_hot(part, size) for part, size in parts], dim=-1).float()
 
 
 def soft_cross_entropy(logits: Tensor, targets: Tensor, *, smoothing: float = 0.0) -> Tensor:
     """Cross-entropy against class numbers (B,) or distributions (B, K), in float32."""
-    return F.cross_entropy(logits.float(), targets, label_smoothing=smoothing)
+    return class_loss(logits, targets, smoothing=smoothing)
 
 
-def correct_rows(logits: Tensor, labels: Tensor) -> Tensor:
-    """Which rows of (B, K) have their largest logit at the label: (B,) bool."""
+def correct_rows(logits: Tensor, labels: Tensor, *, heads: Heads = ()) -> Tensor:
+    """Which rows of (B, K) have their largest logit, in each list, at the label: (B,) bool."""
     with torch.no_grad():
-        return logits.argmax(dim=-1) == labels
+        return best_labels(logits, heads) == labels
