@@ -189,7 +189,7 @@ def test_bfloat16_weight_gradients_do_not_stall_over_many_chunks(monkeypatch, fi
     weights = [torch.randn(8, 8, requires_grad=True) for _ in range(2 if fixed else 1)]
     slope = torch.randn(8)
     narrow, wide = (
-        torch.autograd.grad((frame_mix.mix_frames(q.to(kind), t.to(kind), *weights) * slope).sum(), weights)
+        torch.autograd.grad((frame_mix.mix_frames(q.to(kind), t.to(kind).unbind(1), *weights) * slope).sum(), weights)
         for kind in (torch.bfloat16, torch.float32)
     )
     for got, wanted in zip(narrow, wide, strict=True):

@@ -12,6 +12,7 @@ the query, D * D + A * F * D. Same numbers. u is A * D wide per token, so it is 
 time, and made again on the way back instead of being kept.
 """
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 
 import torch
@@ -22,40 +23,44 @@ CHUNK_BYTES = {"cpu": 4 << 20}  # of u: stays in the cache, and below what mallo
 ANY_DEVICE = 256 << 20
 
 
-def mix_frames(q: Tensor, t: Tensor, key_weight: Tensor, value_weight: Tensor | None = None) -> Tensor:
+def mix_frames(
+    q: Tensor, seen: Sequence[Tensor], key_weight: Tensor, value_weight: Tensor | None = None
+) -> Tensor:
     """The weighted sum over frames, heads merged: (M, D).
 
     Args:
         q: scaled queries (M, A, d) of M tokens.
-        t: their summaries in every frame (M, F, D), heads merged.
+        seen: their summaries t, (M, D) of every frame, heads merged.
         key_weight: W_k (D, D), rows split among the heads.
         value_weight: W_v (D, D) likewise, or None to sum the summaries themselves.
     """
     heads, size = q.shape[1:]
-    q = q.to(t.dtype)
+    kind, device = seen[0].dtype, seen[0].device.type
+    q = q.to(kind)
     weights = [key_weight, value_weight] if value_weight is not None else [key_weight]
-    weights = [weight.to(t.dtype).unflatten(0, (heads, size)) for weight in weights]  # (A, d, D)
-    has_autocast = torch.amp.is_autocast_available(t.device.type)  # the meta device has none
-    with torch.autocast(t.device.type, enabled=False) if has_autocast else nullcontext():
-        if torch.is_grad_enabled() and any(one.requires_grad for one in (q, t, *weights)):
-            return FrameMix.apply(q, t, *weights)
-        return _mix(q, t, *weights)
+    weights = [weight.to(kind).unflatten(0, (heads, size)) for weight in weights]  # (A, d, D)
+    key, value = (*weights, None)[:2]
+    has_autocast = torch.amp.is_autocast_available(device)  # the meta device has none
+    with torch.autocast(device, enabled=False) if has_autocast else nullcontext():
+        if torch.is_grad_enabled() and any(one.requires_grad for one in (q, *seen, *weights)):
+            return FrameMix.apply(q, key, value, *seen)
+        return _mix(q, seen, key, value)
 
 
-def _mix(q: Tensor, t: Tensor, key_weight: Tensor, value_weight: Tensor | None = None) -> Tensor:
-    rows = chunk_rows(q, t)
-    pairs = zip(q.split(rows), t.split(rows), strict=True)
-    return torch.cat([_mix_chunk(*pair, key_weight, value_weight) for pair in pairs])
+def _mix(q: Tensor, seen: Sequence[Tensor], key_weight: Tensor, value_weight: Tensor | None) -> Tensor:
+    rows = chunk_rows(q)
+    chunks = zip(q.split(rows), *(one.split(rows) for one in seen), strict=True)
+    return torch.cat([_mix_chunk(one, some, key_weight, value_weight) for one, *some in chunks])
 
 
-def _mix_chunk(q: Tensor, t: Tensor, key_weight: Tensor, value_weight: Tensor | None) -> Tensor:
+def _mix_chunk(q: Tensor, seen: Sequence[Tensor], key_weight: Tensor, value_weight: Tensor | None) -> Tensor:
+    t = torch.stack(seen, dim=1)  # (m, F, D); of all tokens it would leave the cache
     weights, _ = _frame_weights(q, t, key_weight)
     if value_weight is not None:
         return _per_head(weights @ t, value_weight.transpose(1, 2)).flatten(1)
-    by_head = t.unflatten(-1, q.shape[1:])  # (m, F, A, d)
-    out = torch.zeros_like(by_head[:, 0])
-    for frame in range(t.shape[1]):
-        out = torch.addcmul(out, weights[:, :, frame, None], by_head[:, frame])
+    out = torch.zeros_like(q)
+    for frame, one in enumerate(seen):
+        out = torch.addcmul(out, weights[:, :, frame, None], one.unflatten(-1, q.shape[1:]))
     return out.flatten(1)
 
 
@@ -70,10 +75,11 @@ def _per_head(x: Tensor, weight: Tensor) -> Tensor:
     return (x.transpose(0, 1) @ weight).transpose(0, 1)
 
 
-def chunk_rows(q: Tensor, t: Tensor) -> int:
+def chunk_rows(q: Tensor) -> int:
     """How many tokens at a time."""
-    bytes_per_token = q.shape[1] * t.shape[-1] * t.element_size()
-    rows = CHUNK_BYTES.get(t.device.type, ANY_DEVICE) // bytes_per_token
+    heads, size = q.shape[1:]
+    bytes_per_token = heads * heads * size * q.element_size()
+    rows = CHUNK_BYTES.get(q.device.type, ANY_DEVICE) // bytes_per_token
     return max(1, rows // 32 * 32 or rows)  # whole tiles of the matrix units
 
 
@@ -85,43 +91,45 @@ class FrameMix(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, q: Tensor, t: Tensor, key_weight: Tensor, value_weight: Tensor | None = None) -> Tensor:
-        ctx.save_for_backward(q, t, key_weight, value_weight)
-        return _mix(q, t, key_weight, value_weight)
+    def forward(ctx, q: Tensor, key_weight: Tensor, value_weight: Tensor | None, *seen: Tensor) -> Tensor:
+        ctx.save_for_backward(q, key_weight, value_weight, *seen)
+        return _mix(q, seen, key_weight, value_weight)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor):
-        q, t, key_weight, value_weight = ctx.saved_tensors
+        q, key_weight, value_weight, *seen = ctx.saved_tensors
         grad = grad.unflatten(-1, q.shape[1:])  # (M, A, d)
-        wide = torch.promote_types(t.dtype, torch.float32)  # sums over chunks
-        d_q, d_t = torch.empty_like(q), torch.empty_like(t)
+        wide = torch.promote_types(q.dtype, torch.float32)  # sums over chunks
+        d_q, d_seen = torch.empty_like(q), [torch.empty_like(one) for one in seen]
         d_key = torch.zeros_like(key_weight, dtype=wide)
         d_value = None if value_weight is None else torch.zeros_like(value_weight, dtype=wide)
-        rows = chunk_rows(q, t)
+        rows = chunk_rows(q)
         for start in range(0, len(q), rows):
             part = slice(start, start + rows)
-            weights, u = _frame_weights(q[part], t[part], key_weight)
+            t = torch.stack([one[part] for one in seen], dim=1)  # (m, F, D)
+            weights, u = _frame_weights(q[part], t, key_weight)
             if value_weight is None:
-                d_weights = _pair_heads(grad[part], t[part])
+                d_weights = _pair_heads(grad[part], t)
             else:
-                seen = _per_head(grad[part], value_weight)  # (m, A, D)
-                d_weights = seen @ t[part].transpose(1, 2)
-                d_value += _weight_grad(grad[part], weights @ t[part])
+                back = _per_head(grad[part], value_weight)  # (m, A, D)
+                d_weights = back @ t.transpose(1, 2)
+                d_value += _weight_grad(grad[part], weights @ t)
             d_scores = weights * (d_weights - (weights * d_weights).sum(-1, keepdim=True))
-            d_u = d_scores @ t[part]  # (m, A, D)
+            d_u = d_scores @ t  # (m, A, D)
             d_q[part] = _per_head(d_u, key_weight.transpose(1, 2))
             d_key += _weight_grad(q[part], d_u)
-            d_part = d_scores.transpose(1, 2) @ u  # (m, F, D)
+            d_t = d_scores.transpose(1, 2) @ u  # (m, F, D)
             if value_weight is None:
-                by_head = d_part.unflatten(-1, q.shape[1:])
-                for frame in range(t.shape[1]):
+                by_head = d_t.unflatten(-1, q.shape[1:])
+                for frame in range(len(seen)):
                     by_head[:, frame].addcmul_(weights[:, :, frame, None], grad[part])
             else:
-                d_part += weights.transpose(1, 2) @ seen
-            d_t[part] = d_part
-        d_value = None if d_value is None else d_value.to(t.dtype)
-        return d_q, d_t, d_key.to(t.dtype), d_value
+                d_t += weights.transpose(1, 2) @ back
+            for frame, one in enumerate(d_seen):
+                one[part] = d_t[:, frame]
+        d_value = None if d_value is None else d_value.to(q.dtype)
+        return d_q, d_key.to(q.dtype), d_value, *d_seen
 
 
 def _pair_heads(x: Tensor, t: Tensor) -> Tensor:

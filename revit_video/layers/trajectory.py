@@ -83,9 +83,9 @@ class TrajectoryAttention(Attention):
         """Attention along the trajectory, asked by what the patch sees in its own frame: (B, t*S, D)."""
         own = [frame.chunk(len(seen), dim=1)[i] for i, frame in enumerate(seen)]  # (B, S, D) each
         q = self.proj_q(torch.cat(own, dim=1)).unflatten(-1, (self.heads, -1))  # (B, t*S, A, d)
-        t = torch.stack(seen, dim=2).flatten(0, 1)  # (B*t*S, F, D)
         value_weight = None if self.proj_v is None else self.proj_v.weight
         q = (q * q.shape[-1] ** -0.5).flatten(0, 1)
+        t = [frame.flatten(0, 1) for frame in seen]  # (B*t*S, D) each
         out = mix_frames(q, t, self.proj_k.weight, value_weight)
         if self.proj_v is not None and self.proj_v.bias is not None:
             out = out + self.proj_v.bias.to(out.dtype)
