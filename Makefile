@@ -26,7 +26,7 @@ install: .venv/installed
 
 demo: .venv/installed
 	$(BIN)/python tools/make_demo_data.py $(DATA)
-	$(KEEP_MEMORY) $(BIN)/python tools/train_net.py --cfg $(CFG) output_dir=$(OUT) data.root=$(DATA) resume=true
+	$(KEEP_MEMORY) $(BIN)/python tools/train_net.py --cfg $(CFG) output_dir=$(OUT) data.root=$(DATA) resume=auto
 	$(BIN)/python tools/predict.py $(DATA)/videos/test/00000.mp4 --checkpoint $(OUT)/recognizer.pt
 
 test: .venv/installed

@@ -30,7 +30,7 @@ setup(
         "fvcore>=0.1.5.post20221221",
         "omegaconf>=2.3",
         "rich>=13",
-        "pillow>=10",
+        "pillow>=10.1",
         "safetensors>=0.4",
         "tensorboard>=2.16",
         "matplotlib>=3.8",
@@ -38,8 +38,18 @@ setup(
     ],
     extras_require={
         "baselines": ["pytorchvideo==0.1.5"],
-        "test": ["pytorchvideo==0.1.5", "pytest>=8", "pytest-xdist>=3.6", "ruff>=0.9", "transformers>=4.50"],
+        "test": [
+            "pytorchvideo==0.1.5",
+            "pytest>=8",
+            "pytest-xdist>=3.6",
+            "ruff>=0.9",
+            "scipy>=1.11",
+            "submitit>=1.5",
+            "transformers>=4.50",
+            "webdataset>=1",
+        ],
         "torchcodec": ["torchcodec>=0.13"],
+        "rivals": ["scipy>=1.11"],  # thresholds of DVT by differential evolution
         "slurm": ["submitit>=1.5"],
         "wandb": ["wandb>=0.17"],
         "web": ["gradio>=5"],

@@ -12,17 +12,27 @@ from copy import copy
 from pathlib import Path
 
 import torch
-from published_costs import BASELINES, IMAGE, IMAGE_LENGTHS, VIDEO, VIDEO_LENGTHS, Baseline, Row
+from published_costs import (
+    BASELINES,
+    IMAGE,
+    IMAGE_LENGTHS,
+    RIVALS,
+    VIDEO,
+    VIDEO_LENGTHS,
+    Baseline,
+    Rival,
+    Row,
+)
 from torch import Tensor, nn
 
 from revit_video import cli
 from revit_video.backbones.core import ReViT
 from revit_video.backbones.costs import closed_form_macs, patch_embed_macs, tokens_of
-from revit_video.backbones.zoo import create_model
+from revit_video.competitors.zoo import create_model
 from revit_video.layers.length_norm import LengthNorm
 from revit_video.layers.trajectory import TrajectoryBlock
 from revit_video.report.closed_forms import trajectory_as_published, transformer
-from revit_video.report.macs import count_macs_torch
+from revit_video.report.macs import count_macs_torch, count_norm_macs
 from revit_video.report.tables import markdown_table
 from revit_video.types import InputError
 
@@ -87,6 +97,16 @@ agrees with ours. LV-ViT's auxiliary head reads every patch, so its last block c
 LV-ViT saves less than its grid promises: the convolutions of its stem run at half resolution at every
 length, 1.04 GMACs of it.
 
+## Rivals
+
+Models of `revit_video/competitors/` ([rivals.md](rivals.md)); the choice of tokens counts too. A row of DVT
+is the cost of all exits up to that one.
+
+{rivals}
+
+`deviation` is `with norms` against `their code`, which fvcore counted, norms included. It is the resizing
+between DVT's exits, which fvcore counts too, and rounding.
+
 ## Baselines
 
 Networks of the papers' tables, built with pytorchvideo 0.1.5 (`pip install 'revit_video[baselines]'`) and
@@ -126,6 +146,16 @@ VIDEO_LENGTH_COLUMNS = {
 }
 IMAGE_LENGTH_COLUMNS = {
     key: (header, ".3f" if spec == ".2f" else spec) for key, (header, spec) in VIDEO_LENGTH_COLUMNS.items()
+}
+RIVAL_COLUMNS = {
+    "model": ("model", ""),
+    "params": ("params (M)", ".2f"),
+    "gmacs": ("GMACs", ".3f"),
+    "with_norms": ("with norms", ".3f"),
+    "authors_code": ("their code", ".3f"),
+    "deviation": ("deviation", "+.2%"),
+    "published": ("published", "g"),
+    "source": ("published in", ""),
 }
 BASELINE_COLUMNS = {
     "model": ("model", ""),
@@ -217,6 +247,22 @@ def length_rows(name: str, authors_code: dict[int, float]) -> list[dict]:
     return rows
 
 
+def rival_row(row: Rival) -> dict:
+    model = build(row.name, **row.changes)
+    norms = count_norm_macs(model, clip_of(model), level=row.level) / 1e9
+    with_norms = gmacs(model, row.level) + norms
+    return {
+        "model": row.label,
+        "params": params(model),
+        "gmacs": gmacs(model, row.level),
+        "with_norms": with_norms,
+        "authors_code": row.authors_code,
+        "deviation": with_norms / row.authors_code - 1,
+        "published": row.published,
+        "source": row.source or None,
+    }
+
+
 def baseline_row(row: Baseline) -> dict:
     model = build_baseline(row.name).to("meta").eval()
     clip = torch.zeros(1, 3, row.frames, row.crop, row.crop, device="meta")
@@ -266,6 +312,7 @@ def page() -> str:
         image=markdown_table([model_row(row) for row in IMAGE], IMAGE_COLUMNS),
         video_lengths=lengths_table(VIDEO_LENGTHS, VIDEO_LENGTH_COLUMNS),
         image_lengths=lengths_table(IMAGE_LENGTHS, IMAGE_LENGTH_COLUMNS),
+        rivals=markdown_table([rival_row(row) for row in RIVALS], RIVAL_COLUMNS),
         baselines=markdown_table([baseline_row(row) for row in BASELINES], BASELINE_COLUMNS),
         fixed=gmacs(build("motionformer_base", attention_options={"mode": "fixed"}, **plain)),
     )

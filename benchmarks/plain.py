@@ -70,11 +70,15 @@ def divided_block(x: Tensor, state: State, block: str, *, level: int, heads: int
     return x + mlp(norm(x, state, f"{block}.norm2", level), state, f"{block}.mlp")
 
 
-def self_attention(x: Tensor, state: State, name: str, heads: int) -> Tensor:
-    """Multi-head attention over the middle axis of x (M, N, D)."""
+def self_attention(
+    x: Tensor, state: State, name: str, heads: int, *, allowed: Tensor | None = None
+) -> Tensor:
+    """Multi-head attention over the middle axis of x (M, N, D); `allowed` (N, N) bool: who asks whom."""
     qkv = linear(x, state, f"{name}.qkv")
     q, k, v = rearrange(qkv, "m n (three a d) -> three m a n d", three=3, a=heads)
     scores = q * q.shape[-1] ** -0.5 @ k.transpose(-2, -1)
+    if allowed is not None:
+        scores = scores.masked_fill(~allowed, float("-inf"))
     return linear(rearrange(scores.softmax(dim=-1) @ v, "m a n d -> m n (a d)"), state, f"{name}.proj")
 
 
@@ -91,28 +95,37 @@ def motionformer(clips: Tensor, state: State, *, level: int, heads: int) -> Tens
     x = patches + spatial + temporal
     x = torch.cat([first.to(x.dtype), x], dim=1)
     for block in blocks(state):
-        y = norm(x, state, f"{block}.norm1", level)
-        x = x + trajectory_attention(y, state, f"{block}.attn", heads=heads, frames=len(times))
-        x = x + mlp(norm(x, state, f"{block}.norm2", level), state, f"{block}.mlp")
+        x = trajectory_block(x, state, block, level=level, heads=heads, frames=len(times))
     summary = norm(x, state, "norm", level)[:, 0]
     if "pre_logits.weight" in state:
         summary = torch.tanh(linear(summary, state, "pre_logits"))
     return linear(summary, state, "head")
 
 
-def trajectory_attention(x: Tensor, state: State, name: str, *, heads: int, frames: int) -> Tensor:
+def trajectory_block(
+    x: Tensor, state: State, block: str, *, level: int, heads: int, frames: int, prefix: int = 1
+) -> Tensor:
+    """Trajectory attention, then the MLP: x is (B, P + F*S, D), P tokens in front of the patches."""
+    y = norm(x, state, f"{block}.norm1", level)
+    x = x + trajectory_attention(y, state, f"{block}.attn", heads=heads, frames=frames, prefix=prefix)
+    return x + mlp(norm(x, state, f"{block}.norm2", level), state, f"{block}.mlp")
+
+
+def trajectory_attention(
+    x: Tensor, state: State, name: str, *, heads: int, frames: int, prefix: int = 1
+) -> Tensor:
     """Section 3.2 of the paper: each query pools every frame by itself (its trajectory), then attends along.
 
-    x is (B, 1 + F*S, D), S here the patches of one frame. Where the state has `proj_v`, values along the
+    x is (B, P + F*S, D), S here the patches of one frame. Where the state has `proj_v`, values along the
     trajectory are projected ("fixed"), else they are the pooled tokens themselves, as in the released models.
     """
     qkv = linear(x, state, f"{name}.qkv")
     q, k, v = rearrange(qkv, "b n (three a d) -> three b a n d", three=3, a=heads)
     scale = q.shape[-1] ** -0.5
     q = q * scale
-    summary = (q[:, :, :1] @ k.transpose(-2, -1)).softmax(dim=-1) @ v  # (B, A, 1, d)
+    summary = (q[:, :, :prefix] @ k.transpose(-2, -1)).softmax(dim=-1) @ v  # (B, A, P, d)
 
-    q, k, v = q[:, :, 1:], k[:, :, 1:], v[:, :, 1:]
+    q, k, v = q[:, :, prefix:], k[:, :, prefix:], v[:, :, prefix:]
     scores = q @ k.transpose(-2, -1)  # (B, A, F*S, F*S)
     spread = rearrange(scores, "b a q (f s) -> b a q f s", f=frames).softmax(dim=-1)
     pooled = torch.einsum("baqfs,bafsd->baqfd", spread, rearrange(v, "b a (f s) d -> b a f s d", f=frames))
@@ -131,6 +144,25 @@ def trajectory_attention(x: Tensor, state: State, name: str, *, heads: int, fram
     return linear(merged, state, f"{name}.proj")
 
 
+def motionformer_divided_block(
+    x: Tensor, state: State, block: str, *, level: int, heads: int, frames: int, prefix: int = 1
+) -> Tensor:
+    """Motionformer's form of divided attention: time, then space, then the MLP. In both steps a token of the
+    prefix asks all tokens, and a patch those of the prefix and of its own place, or of its own frame.
+    """
+    total = x.shape[1] - prefix
+    token = torch.arange(total, device=x.device)
+    for name, before, group in (
+        ("time_attn", "time_norm", token % (total // frames)),
+        ("attn", "norm1", token // (total // frames)),
+    ):
+        allowed = torch.ones(2 * [prefix + total], dtype=torch.bool, device=x.device)
+        allowed[prefix:, prefix:] = group[:, None] == group
+        y = norm(x, state, f"{block}.{before}", level)
+        x = x + self_attention(y, state, f"{block}.{name}", heads, allowed=allowed)
+    return x + mlp(norm(x, state, f"{block}.norm2", level), state, f"{block}.mlp")
+
+
 def add_dead_weights(state: State) -> None:
     """Add what the equations compute and no logit depends on, at random, so that the check would see it.
 
@@ -139,12 +171,12 @@ def add_dead_weights(state: State) -> None:
     token alone all three projections.
     """
     generator = torch.Generator().manual_seed(0)
+    like = state[f"{blocks(state)[0]}.attn.qkv.weight"]
+    dim = like.shape[1]
 
     def draw(*shape: int) -> Tensor:
-        like = state["class_token"]
-        return (torch.randn(shape, generator=generator) * len(like) ** -0.5).to(like)
+        return (torch.randn(shape, generator=generator) * dim**-0.5).to(like)
 
-    dim = len(state["class_token"])
     for block in blocks(state):
         name = f"{block}.attn"
         state.setdefault(f"{name}.proj_q.weight", draw(dim, dim))

@@ -24,6 +24,19 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Rival:
+    """A model of competitors.zoo at one of its levels, at 224 px unless `changes` say otherwise."""
+
+    label: str
+    name: str
+    authors_code: float
+    published: float | None = None
+    source: str = ""
+    changes: dict = field(default_factory=dict)
+    level: int = 0
+
+
+@dataclass(frozen=True)
 class Baseline:
     """A model of pytorchvideo.models.hub; SlowFast's slow path sees every `alpha`-th frame."""
 
@@ -106,6 +119,44 @@ IMAGE_LENGTHS = {
     "t2t_vit_12": {14: 1.775, 10: 0.898, 7: 0.472},
     "t2t_vit_14": {14: 4.800, 10: 2.405, 7: 1.207},
 }
+
+EVIT = "EViT's repository"
+DVT = "DVT, arXiv:2105.15075, up to this exit"
+EXITS = {"token_lengths": (14, 10, 7)}
+
+
+def evit(keep: float, crop: int = 224, **more) -> dict:
+    reducer = {"name": "evit", "keep": keep, **more}
+    return {"reducer": reducer, "crop": crop, "token_lengths": (crop // 16,)}
+
+
+def tome(r: int) -> dict:
+    return {"reducer": {"name": "tome", "r": r}, "token_lengths": (14,)}
+
+
+RIVALS = [
+    Rival("EViT-DeiT-S keep .9", "deit_small", 4.030, 4.0, EVIT, evit(0.9)),
+    Rival("EViT-DeiT-S keep .8", "deit_small", 3.484, 3.5, EVIT, evit(0.8)),
+    Rival("EViT-DeiT-S keep .7", "deit_small", 3.036, 3.0, EVIT, evit(0.7)),
+    Rival("EViT-DeiT-S keep .6", "deit_small", 2.641, 2.6, EVIT, evit(0.6)),
+    Rival("EViT-DeiT-S keep .5", "deit_small", 2.314, 2.3, EVIT, evit(0.5)),
+    Rival("EViT-DeiT-S keep .7, not fused", "deit_small", 3.003, 3.0, EVIT, evit(0.7, fuse=False)),
+    Rival("EViT-DeiT-S keep .5, 288 px", "deit_small", 3.950, changes=evit(0.5, 288)),
+    Rival("EViT-DeiT-S keep .7, 272 px", "deit_small", 4.569, changes=evit(0.7, 272)),
+    Rival("EViT-DeiT-B keep .7", "deit_base", 11.62, changes=evit(0.7)),
+    Rival("ToMe-DeiT-S r 8", "deit_small", 3.428, changes=tome(8)),
+    Rival("ToMe-DeiT-S r 13", "deit_small", 2.712, 2.7, "ToMe, arXiv:2210.09461", tome(13)),
+    Rival("ToMe-DeiT-S r 16", "deit_small", 2.298, changes=tome(16)),
+    Rival("DVT-T2T-ViT-12 7x7", "dvt_t2t_vit_12", 0.472, 0.47, DVT, EXITS, 2),
+    Rival("DVT-T2T-ViT-12 10x10", "dvt_t2t_vit_12", 1.462, 1.46, DVT, EXITS, 1),
+    Rival("DVT-T2T-ViT-12 14x14", "dvt_t2t_vit_12", 3.498, 3.50, DVT, EXITS, 0),
+    Rival("DVT-T2T-ViT-14 7x7", "dvt_t2t_vit_14", 1.207, changes=EXITS, level=2),
+    Rival("DVT-T2T-ViT-14 10x10", "dvt_t2t_vit_14", 3.841, changes=EXITS, level=1),
+    Rival("DVT-T2T-ViT-14 14x14", "dvt_t2t_vit_14", 9.328, changes=EXITS, level=0),
+    Rival("DVT-DeiT-S 7x7", "dvt_deit_small", 1.145, changes=EXITS, level=2),
+    Rival("DVT-DeiT-S 10x10", "dvt_deit_small", 3.656, changes=EXITS, level=1),
+    Rival("DVT-DeiT-S 14x14", "dvt_deit_small", 8.844, changes=EXITS, level=0),
+]
 
 BASELINES = [
     Baseline("SlowFast R50 8x8", "slowfast_r50", 32, 256, 65.71, PYTORCHVIDEO, alpha=4, norms=False),

@@ -24,8 +24,8 @@ from revit_video.report.tables import console_table
 from revit_video.report.throughput import interleave
 from revit_video.types import TokenGrid
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-from plain_motionformer import official_state, trajectory_block
+sys.path.insert(0, str(Path(__file__).parent))
+from plain import add_dead_weights, trajectory_block
 
 COLUMNS = {"mode": ("mode", ""), "dtype": ("dtype", "")}
 COLUMNS |= {"forward": ("forward", ".2f"), "training": ("training", ".2f")}
@@ -70,11 +70,12 @@ def compare(mode: str, dtype: str, *, frames: int, side: int, repeats: int, devi
     ours = TrajectoryBlock(Trunk(768, 12, 1), drop_path_rate=0.0, prefix_only=False, mode=mode)
     ours = ours.to(device, kind)
     weights = list(ours.parameters())
-    state = official_state(ours, dict(ours.named_parameters()))
+    state = {f"blocks.0.{name}": one for name, one in ours.named_parameters()}
+    add_dead_weights(state)
     state = {name: one.detach().requires_grad_() for name, one in state.items()}
-    shape = {"heads": 12, "frames": frames, "prefix": 1, "mode": mode}
+    shape = {"level": 0, "heads": 12, "frames": frames}
     blocks = {
-        "plain": (lambda x: trajectory_block(x, state, **shape), list(state.values())),
+        "plain": (lambda x: trajectory_block(x, state, "blocks.0", **shape), list(state.values())),
         "ours": (lambda x: ours(x, grid, prefix=1), weights),
     }
     x = torch.randn(1, 1 + frames * side**2, 768, device=device, dtype=kind, requires_grad=True)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import NoReturn
 
-from revit_video.types import InputError
+from revit_video.stream.options import add_options, fill, wants_windows
+from revit_video.types import InputError, Stopped
 
 Arguments = Sequence[str] | None
+TRY_AGAIN = 75  # EX_TEMPFAIL of sysexits.h: nothing is wrong, the same command goes on
+RESUME = "; the same command with resume=auto goes on from the last checkpoint"
 
 
 class Parser(argparse.ArgumentParser):
@@ -29,11 +32,19 @@ def parser(manual: str | None) -> Parser:
     return made
 
 
-def run(command: Callable[[argparse.Namespace], int | None], made: Parser, argv: Arguments = None) -> int:
-    """Exit code of a command: 0 worked, 2 bad input (one line on stderr), 130 interrupted.
+def run(
+    command: Callable[[argparse.Namespace], int | None],
+    made: Parser,
+    argv: Arguments = None,
+    *,
+    then: str = "",
+) -> int:
+    """Exit code of a command: 0 worked, 2 bad input (one line on stderr), 75 stopped by a signal with what
+    was done saved, 130 interrupted.
 
     Options may stand anywhere between files and settings. What the system refuses (no right to write, no
-    space left) is bad input too; every other error is a bug and shows itself.
+    space left) is bad input too; every other error is a bug and shows itself. `then`: what to do after an
+    interruption.
     """
     args = made.parse_intermixed_args(argv)
     try:
@@ -41,11 +52,23 @@ def run(command: Callable[[argparse.Namespace], int | None], made: Parser, argv:
     except (InputError, OSError) as error:
         if args.debug:
             raise
-        print(f"error: {one_line(error)}", file=sys.stderr)
+        if tells(error):
+            print(f"error: {one_line(error)}", file=sys.stderr)
         return 2
+    except Stopped as stop:
+        if tells(stop):
+            print(stop, file=sys.stderr)
+        return TRY_AGAIN
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        print(f"interrupted{then}", file=sys.stderr)
         return 130
+
+
+def tells(error: Exception) -> bool:
+    """Of the processes that torchrun starts, all find the same mistake in their command, or are stopped
+    together: the first of each machine tells it. Once they have met, the one that `start_world` chose.
+    """
+    return hasattr(error, "told_by") or os.environ.get("LOCAL_RANK", "0") == "0"
 
 
 def one_line(error: Exception) -> str:
@@ -67,14 +90,26 @@ def config_parser(manual: str | None) -> Parser:
 
 def train(argv: Arguments = None, manual: str | None = None) -> int:
     """Run the stages of a config, one after the other."""
+    made = config_parser(manual)
+    made.add_argument("--dry-run", action="store_true", help="say what the run would do, and do nothing")
+    made.add_argument("--processes", type=int, metavar="N", help="with --dry-run: plan for N processes")
 
-    def command(args: argparse.Namespace) -> None:
+    def command(args: argparse.Namespace) -> int:
         from revit_video.config import load_config
+
+        config = load_config(args.cfg, args.overrides)
+        if args.dry_run:
+            from revit_video.dry_run import dry_run
+
+            return 2 if dry_run(config, processes=args.processes) else 0
+        if args.processes is not None:
+            raise InputError("--processes plans a --dry-run; for a run say torchrun --nproc_per_node=N")
         from revit_video.pipeline import run_stages
 
-        run_stages(load_config(args.cfg, args.overrides))
+        run_stages(config)
+        return 0
 
-    return run(command, config_parser(manual), argv)
+    return run(command, made, argv, then=RESUME)
 
 
 def test(argv: Arguments = None, manual: str | None = None) -> int:
@@ -94,46 +129,35 @@ def test(argv: Arguments = None, manual: str | None = None) -> int:
 
 
 def predict(argv: Arguments = None, manual: str | None = None) -> int:
-    """Predict the classes of files. One that cannot be read is named, the others go on, exit code 2."""
+    """Classes of files, folders, long videos, live streams. What cannot be read is named; exit code 2."""
     made = parser(manual)
-    made.add_argument("files", nargs="+", metavar="FILE")
+    made.add_argument("files", nargs="+", metavar="INPUT", help="file, folder, camera, pipe or address")
     made.add_argument("--checkpoint", metavar="FILE", required=True, help="recognizer.pt of a run")
     made.add_argument("--length", default="adaptive", help="a token length, or adaptive (default)")
     made.add_argument("--top", type=int, default=5, metavar="N", help="how many classes to show")
-    made.add_argument("--json", action="store_true", help="one JSON object per file and line")
+    made.add_argument("--json", action="store_true", help="one JSON object per file (or window) and line")
     made.add_argument("--device", default="auto")
     made.add_argument("--dtype", default="auto")
 
+    add_options(made)
+
     def command(args: argparse.Namespace) -> int:
-        from revit_video.decode import DecodeError
         from revit_video.recognizer import Recognizer
+        from revit_video.stream.command import predict_windows
+        from revit_video.stream.files import predict_files
+        from revit_video.stream.inputs import find_inputs
 
         if args.top < 1:
             raise InputError(f"--top is {args.top}, but must be at least 1")
+        inputs = find_inputs(args.files)
+        windows = wants_windows(args) or any(given.live for given in inputs)
+        fill(args)
         recognizer = Recognizer.load(args.checkpoint, device=args.device, dtype=args.dtype)
-        unreadable = 0
-        for path in args.files:
-            try:
-                prediction = recognizer.predict(path, length=args.length, top=args.top)
-            except DecodeError as error:
-                if args.debug:
-                    raise
-                unreadable += 1
-                shown = {"path": path, "error": str(error)} if args.json else f"{path}: not readable"
-                print(f"error: {error}", file=sys.stderr)
-            else:
-                shown = asdict(prediction) if args.json else _as_text(prediction)
-            print(json.dumps(shown) if args.json else shown, flush=True)
-        return 2 if unreadable else 0
+        if windows:
+            return predict_windows(recognizer, inputs, args)
+        return predict_files(recognizer, [given.address for given in inputs], args)
 
     return run(command, made, argv)
-
-
-def _as_text(prediction) -> str:
-    lengths = ", ".join(map(str, prediction.token_lengths))
-    cost = f"{prediction.gmacs_per_view:.3g} GMACs per view; token lengths of its clips: {lengths}"
-    pairs = zip(prediction.class_names, prediction.probabilities, strict=True)
-    return "\n".join([f"{prediction.path}  ({cost})", *(f"  {100 * p:5.1f}%  {name}" for name, p in pairs)])
 
 
 def flops(argv: Arguments = None, manual: str | None = None) -> int:
@@ -146,16 +170,22 @@ def flops(argv: Arguments = None, manual: str | None = None) -> int:
     made.add_argument("--patch-embed", metavar="KIND", help="conv, resize or another of layers/stems.py")
     switch, hint = argparse.BooleanOptionalAction, "the last block computes the class token alone"
     made.add_argument("--class-token-only", action=switch, help=hint)
+    hint = "fewer tokens on the way: evit keep=0.7, tome r=13, random_drop"
+    made.add_argument("--reducer", nargs="+", metavar="NAME key=value", help=hint)
     made.add_argument("--json", metavar="FILE", help="write the rows there")
 
     def command(args: argparse.Namespace) -> None:
         from revit_video.backbones.costs import COLUMNS, cost_rows, model_names
+        from revit_video.competitors.zoo import create_model, parse_reducer
         from revit_video.report.tables import console_table
 
         names = ("token_lengths", "num_classes", "patch_embed", "class_token_only")
         given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+        if args.reducer:
+            given["reducer"] = parse_reducer(*args.reducer)
         clips, crops = _views(args.views)
-        rows = list(cost_rows(model_names(args.model), clips=clips, crops=crops, **given))
+        names = model_names(args.model)
+        rows = list(cost_rows(names, clips=clips, crops=crops, create=create_model, **given))
         console_table(rows, COLUMNS)
         if args.json:
             Path(args.json).write_text(json.dumps(rows, indent=2) + "\n")
@@ -174,9 +204,11 @@ def convert(argv: Arguments = None, manual: str | None = None) -> int:
         "--token-lengths", type=int, nargs="+", metavar="N", default=[], help="default: its own"
     )
     made.add_argument(
-        "--dataset", default="kinetics400", help="what SRC was trained on: kinetics400, ssv2, ..."
+        "--dataset", help="what SRC was trained on: kinetics400, ssv2, epic, ... (default: by its kind)"
     )
-    made.add_argument("--class-names", metavar="FILE", type=Path, help="a name per line, or JSON")
+    made.add_argument(
+        "--class-names", metavar="FILE", type=Path, help="a name per line, or JSON; EPIC's folder"
+    )
     made.add_argument("--resize", default="bicubic", help="bicubic (default), nearest, flat_nearest")
     made.add_argument("--new-head", type=int, default=0, metavar="K", help="start a new head of K classes")
     made.add_argument(
@@ -205,6 +237,85 @@ def convert(argv: Arguments = None, manual: str | None = None) -> int:
     return run(command, made, argv)
 
 
+def pack(argv: Arguments = None, manual: str | None = None) -> int:
+    """Pack the lists of a config, and their videos, into tar shards."""
+    made = config_parser(manual)
+    made.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder of the shards")
+    made.add_argument("--shard-mb", type=int, default=512, metavar="N", help="MiB of a shard at most (512)")
+    splits = ("train", "val", "test")
+    made.add_argument("--split", action="append", choices=splits, help="may come again; default: all three")
+
+    def command(args: argparse.Namespace) -> None:
+        from revit_video.build.packing import pack_lists
+        from revit_video.config import load_config
+
+        if args.shard_mb < 1:
+            raise InputError(f"--shard-mb is {args.shard_mb}, but must be at least 1")
+        config = load_config(args.cfg, args.overrides)
+        pack_lists(config, args.split or splits, args.out, shard_bytes=args.shard_mb << 20)
+
+    return run(command, made, argv)
+
+
+def plot(argv: Arguments = None, manual: str | None = None) -> int:
+    """Pictures of runs: training over its steps, or accuracy against GMACs."""
+    made = parser(manual)
+    made.add_argument("what", choices=("training", "curve"))
+    made.add_argument("runs", nargs="+", metavar="RUN", type=Path, help="output_dir of a run")
+    made.add_argument("--out", metavar="FILE", type=Path, help="picture (default: in the first run's folder)")
+
+    def command(args: argparse.Namespace) -> None:
+        from revit_video.report.training_plots import plot_curves, plot_training, read_log, read_report
+
+        read, draw = {"training": (read_log, plot_training), "curve": (read_report, plot_curves)}[args.what]
+        out = args.out or args.runs[0] / f"{args.what}.png"
+        names = [run.resolve().name for run in args.runs]
+        if len(set(names)) < len(names):
+            names = [str(run) for run in args.runs]
+        draw(out, {name: read(run) for name, run in zip(names, args.runs, strict=True)})
+        print(f"written: {out}")
+
+    return run(command, made, argv)
+
+
+def submit(argv: Arguments = None, manual: str | None = None) -> int:
+    """Submit a training to a SLURM cluster."""
+    made = config_parser(manual)
+    made.add_argument("--nodes", type=int, default=1, metavar="N", help="machines (1)")
+    made.add_argument("--gpus", type=int, default=8, metavar="N", help="of a node, a process each (8)")
+    made.add_argument("--processes", type=int, default=0, metavar="N", help="of a node, with --gpus 0")
+    made.add_argument("--cpus", type=int, default=8, metavar="N", help="of a process (8)")
+    made.add_argument("--hours", type=float, default=24.0, metavar="H", help="time limit (24)")
+    made.add_argument("--partition", default="", metavar="NAME")
+    made.add_argument("--slurm", action="append", default=[], metavar="KEY=VALUE", help="option of sbatch")
+    made.add_argument("--name", metavar="NAME", help="of the job (default: the folder's)")
+    made.add_argument("--logs", type=Path, metavar="DIR", help="default: output_dir/slurm")
+    made.add_argument("--cluster", choices=("slurm", "local"), default="slurm")
+    made.add_argument("--wait", action="store_true", help="until the job has ended")
+    made.add_argument("--dry-run", action="store_true", help="say what would run, and submit nothing")
+
+    def command(args: argparse.Namespace) -> int:
+        from revit_video import submit as jobs
+        from revit_video.config import load_config
+        from revit_video.dry_run import dry_run, folder_of
+
+        config = load_config(args.cfg, args.overrides)
+        numbers = ("nodes", "gpus", "processes", "cpus", "hours", "partition")
+        asked = {key: getattr(args, key) for key in numbers}
+        options = dict(jobs.sbatch_option(text) for text in args.slurm)
+        folder = folder_of(config)
+        wanted = jobs.Resources(name=args.name or folder.name, slurm=options, **asked)
+        if args.dry_run:
+            return 2 if dry_run(config, processes=wanted.size) else 0
+        logs = args.logs or folder / "slurm"
+        train_arguments = ["--cfg", str(Path(args.cfg).resolve()), *args.overrides]
+        job = jobs.submit(train_arguments, wanted, cluster=args.cluster, logs=logs)
+        print("\n".join(jobs.how_to_follow(job, logs=logs, cluster=args.cluster)), flush=True)
+        return jobs.ended(job) if args.wait else 0
+
+    return run(command, made, argv)
+
+
 def _views(text: str) -> tuple[int, int]:
     """Clips and crops of "1x3"."""
     sides = text.split("x")
@@ -213,7 +324,16 @@ def _views(text: str) -> tuple[int, int]:
     return int(sides[0]), int(sides[1])
 
 
-COMMANDS = {"train": train, "test": test, "predict": predict, "flops": flops, "convert": convert}
+COMMANDS = {
+    "train": train,
+    "test": test,
+    "predict": predict,
+    "flops": flops,
+    "convert": convert,
+    "pack": pack,
+    "plot": plot,
+    "submit": submit,
+}
 
 
 def main() -> None:

@@ -20,11 +20,12 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException, ValidationError
 
-from revit_video.settings import Config
+from revit_video.settings import MISSING, Config
 from revit_video.types import InputError
 
 TYPE_WORDS = {
     bool: "true or false",
+    bool | str: "true, false or auto",  # the one key of this type
     int: "a whole number",
     float: "a number",
     str: "text",
@@ -60,8 +61,10 @@ def config_to_dict(config: Config) -> dict[str, Any]:
 
 
 def save_config(config: Config, path: str | os.PathLike) -> None:
-    """Write every setting; `load_config(path)` gives an equal Config."""
-    Path(path).write_text(OmegaConf.to_yaml(OmegaConf.create(asdict(config))), encoding="utf-8")
+    """Write every setting, whole or not at all; `load_config(path)` gives an equal Config."""
+    partial = Path(f"{path}.partial")
+    partial.write_text(OmegaConf.to_yaml(OmegaConf.create(asdict(config))), encoding="utf-8")
+    os.replace(partial, path)
 
 
 def config_keys(kind: type = Config, prefix: str = "") -> Iterator[str]:
@@ -75,20 +78,33 @@ def config_keys(kind: type = Config, prefix: str = "") -> Iterator[str]:
 
 def _resolve(layers: list[tuple[str, Any]]) -> Config:
     """Merge (source, nested dict) layers over the defaults, later ones win, and check the result."""
-    merged = OmegaConf.structured(Config)
+    merged, to_give = OmegaConf.structured(Config), set()
     for source, layer in layers:
         layer = _known_keys_only(layer, Config, source)
         try:
             merged = OmegaConf.merge(merged, layer)
         except OmegaConfBaseException as error:
             raise _wrong_value(error, layer, source) from None
+        for key, value in _leaves(layer):  # a merge passes over ???
+            (to_give.add if value == MISSING else to_give.discard)(key)
     try:
-        return OmegaConf.to_object(merged)
+        config = OmegaConf.to_object(merged)
     except MissingMandatoryValue as error:
-        key = error.full_key
-        raise InputError(f"{key} is not given; write it into the config file or add {key}=VALUE") from None
+        to_give.add(error.full_key)
     except OmegaConfBaseException as error:  # such as ${no.such.key}
         raise InputError(f"{error.full_key}: {_problem(error)}") from None
+    for key in sorted(to_give):
+        raise InputError(f"{key} is not given; write it into the config file or add {key}=VALUE")
+    return config
+
+
+def _leaves(layer: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The dotted keys of a layer with their values."""
+    for name, value in layer.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
 
 
 def _file_layers(path: Path, readers: tuple[Path, ...] = ()) -> list[tuple[str, dict]]:

@@ -5,7 +5,10 @@ A stage whose product is there is kept, never overwritten.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+
+from rich.console import Console
 
 from revit_video import build
 from revit_video.config import Config, config_to_dict, load_config, save_config
@@ -17,47 +20,67 @@ from revit_video.stages.pictures import draw_result
 from revit_video.stages.revit import train_revit
 from revit_video.stages.test import TestJob, run_test
 from revit_video.train.log import RunLog
+from revit_video.train.progress import ProgressFolder
+from revit_video.train.world import World
 from revit_video.types import InputError
-
-SAME = ("data", "model", "solver", "revit")  # groups of settings that all stages of a run must agree on
-# but for these, which say how fast a run goes and what is written down of it, not what is learnt
-FREE = {
-    "data.decoder",
-    "data.num_workers",
-    "data.cache",
-    "data.max_unreadable",
-    "solver.log_period",
-    "solver.checkpoint_period",
-}
 
 
 def run_stages(config: Config) -> None:
     """Run the config's stages. An existing product is an error without `resume`, and is kept with it.
 
-    What is wrong in the settings or the lists shows before the folder is touched.
+    What is wrong in the settings or the lists shows before the folder is touched. Of several processes
+    (torchrun) rank 0 alone writes and talks; the others wait for its files, and then read them.
     """
+    with build.open_world(config) as world:
+        run_together(config, world)
+
+
+def run_together(config: Config, world: World) -> None:
+    """The stages of a run, in every one of its processes."""
     plan = build.run_plan(config)
     folder = RunFolder(plan.output_dir)
-    todo = stages_to_run(folder, config, stages=plan.stages, resume=plan.resume)
-    run = build.build_device(config)
+    todo = world.from_main(lambda: stages_to_run(folder, config, stages=plan.stages, resume=plan.resume))
+    run = build.build_device(config, world)
     said = build.check_stages(config, todo)
     first = build.revit_job(config, run) if "revit" in todo else None
-    folder.path.mkdir(parents=True, exist_ok=True)
-    save_config(config, folder.config)
-    with RunLog(folder.path) as log:
+    world.from_main(lambda: claim(folder.path, config, folder.config))
+    world.from_main(lambda: remove_leftovers(folder))
+    with open_log(folder.path, world, wandb=plan.wandb, settings=config_to_dict(config)) as log:
         log.say(f"{folder.path}: {', '.join(todo) or 'nothing left to do'} on {run.device}, {run.dtype}")
         for line in said:
             log.say(line)
         if first is not None:
-            train_revit(first, folder, log)
+            train_revit(first, folder, log, world)
         if "labels" in todo:
             label_lengths(build.labels_job(config, folder, run), folder, log)
         if "assigner" in todo:
-            train_assigner(build.assigner_job(config, folder, run), folder, log)
+            # By rank 0 alone: the network is tiny, and with its batch normalisation and class-weighted mean
+            # the number of processes would change what it learns.
+            alone = replace(run, world=World())
+            world.from_main(lambda: train_assigner(build.assigner_job(config, folder, alone), folder, log))
         if "test" in todo:
             test_into(folder.path, build.test_job(config, folder.recognizer, run), log)
-    if folder.report.exists():
+    if world.is_main and folder.report.exists():
         show_report(folder.report)
+
+
+def claim(folder: Path, config: Config, file: Path) -> None:
+    """Make the folder, and put the settings there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_config(config, file)
+
+
+def remove_leftovers(folder: RunFolder) -> None:
+    """Checkpoints of a stage 1 that is through: a kill came before they were removed."""
+    if folder.revit.exists():
+        ProgressFolder(folder.progress).clear()
+
+
+def open_log(folder: Path | None, world: World, **options) -> RunLog:
+    """The run's log; in all processes but one it says and writes nothing. `options` are more arguments of
+    RunLog.
+    """
+    return RunLog(folder, **options) if world.is_main else RunLog(None, console=Console(quiet=True))
 
 
 def test_checkpoint(checkpoint: Path, overrides: list[str]) -> None:
@@ -66,38 +89,56 @@ def test_checkpoint(checkpoint: Path, overrides: list[str]) -> None:
     Writes beside the checkpoint, whose run keeps its config.yaml, unless `output_dir` says else.
     """
     config = build.checkpoint_config(checkpoint, overrides)
+    with build.open_world(config) as world:
+        test_together(checkpoint, config, world)
+
+
+def test_together(checkpoint: Path, config: Config, world: World) -> None:
+    """The test of a checkpoint, in every one of its processes."""
     plan = build.run_plan(config)
     folder = RunFolder(plan.output_dir)
     own = folder.path.resolve() == checkpoint.parent.resolve()
+    world.from_main(lambda: refuse_other_report(folder, own=own, resume=plan.resume))
+    said = build.check_stages(config, ["test"])
+    job = build.test_job(config, checkpoint, build.build_device(config, world))
+    beside = folder.path / "test_config.yaml" if own else folder.config
+    world.from_main(lambda: claim(folder.path, config, beside))
+    with open_log(None, world) as log:
+        for line in said:
+            log.say(line)
+        test_into(folder.path, job, log)
+    if world.is_main:
+        show_report(folder.report)
+
+
+def refuse_other_report(folder: RunFolder, *, own: bool, resume: bool | str) -> None:
+    """A test goes into its checkpoint's folder or an empty one, and replaces a report only where asked to."""
     if folder.log.exists() and not own:
         raise InputError(f"{folder.path} holds another run; give another output_dir=")
-    if folder.report.exists() and not plan.resume:
+    if folder.report.exists() and not resume:
         raise InputError(
             f"{folder.path} already holds a report.json; give another output_dir=, "
             "or resume=true to replace it"
         )
-    said = build.check_stages(config, ["test"])
-    job = build.test_job(config, checkpoint, build.build_device(config))
-    folder.path.mkdir(parents=True, exist_ok=True)
-    save_config(config, folder.path / "test_config.yaml" if own else folder.config)
-    with RunLog(None) as log:
-        for line in said:
-            log.say(line)
-        test_into(folder.path, job, log)
-    show_report(folder.report)
 
 
 def test_into(folder: Path, job: TestJob, log: RunLog) -> None:
     """Run the test and write its report, tables and pictures into `folder`."""
     result = run_test(job, log)
-    write_report(result.report, folder)
-    if job.plots and job.assigner is not None:
-        draw_result(job, result, folder)
+
+    def write() -> None:
+        write_report(result.report, folder)
+        if job.plots and job.assigner is not None:
+            draw_result(job, result, folder)
+
+    job.evaluation.run.world.from_main(write)
 
 
-def stages_to_run(folder: RunFolder, config: Config, *, stages: tuple[str, ...], resume: bool) -> list[str]:
-    """The stages whose products are not there yet. Refuses a folder with a run in it, unless it is to be
-    resumed.
+def stages_to_run(
+    folder: RunFolder, config: Config, *, stages: tuple[str, ...], resume: bool | str
+) -> list[str]:
+    """The stages whose products are not there yet. resume: false refuses a folder with a run in it, true one
+    without, and `auto` takes both.
     """
     products = {
         "revit": folder.revit,
@@ -112,6 +153,8 @@ def stages_to_run(folder: RunFolder, config: Config, *, stages: tuple[str, ...],
             f"{folder.path} already holds {', '.join(there) or 'the beginning'} of a run; "
             "give another output_dir=, or resume=true to go on"
         )
+    if resume is True and not folder.config.exists():
+        raise InputError(f"{folder.path} holds no run to go on with; resume=auto starts one there")
     if folder.config.exists():
         refuse_other_settings(load_config(folder.config), config, folder)
     elif stages[0] != "revit":
@@ -123,17 +166,10 @@ def refuse_other_settings(before: Config, now: Config, folder: RunFolder) -> Non
     """Stages of one run must agree on data, model and training; what to run, where and how to test may
     change.
     """
-    ours, theirs = settings_that_stay(now), settings_that_stay(before)
+    ours, theirs = build.settings_that_stay(now), build.settings_that_stay(before)
     for key, value in theirs.items():
         if ours[key] != value:
             raise InputError(
                 f"{folder.path} was run with {key}={value}, now it is {ours[key]}; "
                 "give another output_dir= or the same settings"
             )
-
-
-def settings_that_stay(config: Config) -> dict[str, object]:
-    """Dotted keys and values of what one run is: its seed, data, model and training."""
-    groups = config_to_dict(config)
-    keys = {f"{group}.{key}": value for group in SAME for key, value in groups[group].items()}
-    return {"seed": groups["seed"]} | {key: value for key, value in keys.items() if key not in FREE}

@@ -7,6 +7,8 @@ prediction = recognizer.predict("a.mp4")
 from __future__ import annotations
 
 import random
+from collections import deque
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,29 +17,47 @@ import torch
 from revit_video import build
 from revit_video.backbones.core import ReViT
 from revit_video.config import Config
+from revit_video.data.classes import class_lists, label_name
 from revit_video.data.dataset import VideoDataset
+from revit_video.evaluate.heads import NAMES, Heads, label_probabilities, split_scores
 from revit_video.evaluate.metrics import average_views
-from revit_video.routing.router import AssignerRouter, run_at_levels
+from revit_video.routing.buckets import run_bucketed
+from revit_video.routing.router import Routed, Router, run_at_levels
 from revit_video.stages.job import Device
-from revit_video.types import InputError, Prediction, VideoSample
+from revit_video.types import InputError, Prediction, Ranking, VideoSample
 
 
 @dataclass
 class Recognizer:
     """A backbone with its assigner, ready for files. Make one with `Recognizer.load`."""
 
-    router: AssignerRouter
+    router: Router
     config: Config
     class_names: tuple[str, ...]
     run: Device
     source: str
     has_assigner: bool
-    assigner_gmacs: float  # per clip
+    share: str  # clip | video: whose views run at the same lengths
+    heads: Heads = ()  # of several lists of classes, see evaluate.heads
 
     @classmethod
-    def load(cls, checkpoint: str | Path, *, device: str = "auto", dtype: str = "auto") -> Recognizer:
-        """Read `recognizer.pt`, or `checkpoints/revit.pt` for predictions at a fixed length only."""
-        parts = build.recognizer_parts(Path(checkpoint), device=device, dtype=dtype)
+    def load(
+        cls,
+        checkpoint: str | Path,
+        *,
+        device: str = "auto",
+        dtype: str = "auto",
+        budget: float | None = None,
+        router: str | None = None,
+    ) -> Recognizer:
+        """Read `recognizer.pt`, or `checkpoints/revit.pt` for predictions at a fixed length only.
+
+        budget: another mean cost than the checkpoint's, as a share of the longest length's. router: another
+            way to choose lengths: assigner, cascade, hybrid or auto.
+        """
+        parts = build.recognizer_parts(
+            Path(checkpoint), device=device, dtype=dtype, budget=budget, kind=router
+        )
         return cls(**parts)
 
     @property
@@ -50,41 +70,107 @@ class Recognizer:
 
         Args:
             length: a token length of the model, or `adaptive` to let the assigner choose for every clip.
-            top: how many classes to return.
+            top: how many classes to return; with two lists so many of each, and so many actions.
 
         Raises:
             DecodeError: the file cannot be read. InputError: the model has no such length.
         """
-        level = None if length == "adaptive" else self._level_of(length)
-        if level is None and not self.has_assigner:
-            raise InputError(
-                f"{self.source} has no assigner; choose a length of {list(self.backbone.token_lengths)} "
-                "or give the run's recognizer.pt"
-            )
+        level = self.level_of(length)
         test = self.config.test
         clips = self._views(str(path))  # (V, C, T, H, W)
         if level is None:
-            views = clips.unflatten(0, (test.num_ensemble_views, test.num_spatial_crops))
-            logits, levels = self.router.forward_views(views, batch_size=test.batch_size)
-            logits = logits.flatten(0, 1)
-            cost = sum(self.router.costs[i] for i in levels.tolist()) / len(levels)
-            cost += self.assigner_gmacs / test.num_spatial_crops
+            views = self._groups(clips)
+            routed = self.router.forward_views(views, look_at=self._look_at(), batch_size=test.batch_size)
+            logits, cost = routed.logits.flatten(0, 1), routed.gmacs.mean().item()
+            levels = routed.levels.expand(test.num_ensemble_views)
         else:
             levels = torch.full((test.num_ensemble_views,), level)
             everywhere = torch.full((len(clips),), level, device=clips.device)
             logits = run_at_levels(self.backbone, clips, everywhere, batch_size=test.batch_size)
             cost = self.router.costs[level]
-        probabilities = average_views(logits)
-        best = probabilities.topk(min(top, len(self.class_names)))
+        return self._told(str(path), logits, levels, cost=cost, top=top)
+
+    @torch.inference_mode()
+    def predict_all(self, paths: Iterable[str | Path], *, top: int = 5) -> Iterator[Prediction]:
+        """Classes of many files, in their order, each clip at the length chosen for it. Clips of all files
+        wait together for their length, so that batches are full; the numbers are those of `predict`, to
+        rounding.
+
+        Raises:
+            DecodeError: a file cannot be read.
+        """
+        self.level_of("adaptive")
+        test, reading = self.config.test, deque()
+
+        def groups() -> Iterator[torch.Tensor]:
+            for path in paths:
+                views = self._groups(self._views(str(path)))
+                reading.append((str(path), len(views)))
+                yield from views
+
+        per_group = test.num_spatial_crops * (1 if self.share == "clip" else test.num_ensemble_views)
+        batch_size = max(1, test.batch_size // per_group)
+        done: list[Routed] = []
+        for routed in run_bucketed(self.router, groups(), batch_size=batch_size, look_at=self._look_at()):
+            done.append(routed)
+            path, count = reading[0]
+            if len(done) == count:
+                logits = torch.cat([part.logits[0] for part in done])
+                levels = torch.cat([part.levels for part in done]).expand(test.num_ensemble_views)
+                cost = sum(part.gmacs.item() for part in done) / count
+                yield self._told(path, logits, levels, cost=cost, top=top)
+                done.clear()
+                reading.popleft()
+
+    def _groups(self, clips: torch.Tensor) -> torch.Tensor:
+        """The views of a file (V, ...) as groups that share their lengths: (N, V / N, ...)."""
+        return (
+            clips.unflatten(0, (-1, self.config.test.num_spatial_crops))
+            if self.share == "clip"
+            else clips[None]
+        )
+
+    def _look_at(self) -> int | None:
+        """Which view of a group the assigner sees; of a whole video the middle crop of the middle clip."""
+        crops = self.config.test.num_spatial_crops
+        return None if self.share == "clip" else self.config.test.num_ensemble_views // 2 * crops + crops // 2
+
+    def _told(
+        self, path: str, logits: torch.Tensor, levels: torch.Tensor, *, cost: float, top: int
+    ) -> Prediction:
+        """What is said of a file whose views have these logits (V, K) and whose clips ran at these levels."""
+        probabilities = average_views(logits, self.heads)
+        labels = label_probabilities(probabilities, self.heads)
+        best = labels.topk(min(top, len(labels)))
         return Prediction(
-            path=str(path),
-            class_names=tuple(self.class_names[i] for i in best.indices.tolist()),
+            path=path,
+            class_names=tuple(label_name(i, self.class_names, self.heads) for i in best.indices.tolist()),
             probabilities=tuple(best.values.tolist()),
             token_lengths=tuple(self.backbone.token_lengths[i] for i in levels.tolist()),
             gmacs_per_view=cost,
+            parts=self.parts_of(probabilities, top),
         )
 
-    def _level_of(self, length: int | str) -> int:
+    def parts_of(self, probabilities: torch.Tensor, top: int) -> tuple[Ranking, ...]:
+        """The best classes of each list, from those of all lists (K,); nothing where there is one list."""
+        if not self.heads:
+            return ()
+        lists, rankings = class_lists(self.class_names, self.heads), []
+        for kind, names, part in zip(NAMES, lists, split_scores(probabilities, self.heads), strict=True):
+            best = part.topk(min(top, len(names)))
+            chosen = tuple(names[i] for i in best.indices.tolist())
+            rankings.append(Ranking(kind, chosen, tuple(best.values.tolist())))
+        return tuple(rankings)
+
+    def level_of(self, length: int | str) -> int | None:
+        """The level of a token length; None for `adaptive`, which needs an assigner."""
+        if length == "adaptive":
+            if self.has_assigner:
+                return None
+            raise InputError(
+                f"{self.source} has no assigner; choose a length of {list(self.backbone.token_lengths)} "
+                "or give the run's recognizer.pt"
+            )
         if not str(length).isdecimal():
             raise InputError(f"the length is {length!r}, but must be a token length or adaptive")
         return self.backbone.level_of(int(length))

@@ -5,6 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 
+class Stopped(Exception):
+    """A run that was asked to end, and can go on later; the message says by what and how."""
+
+
 class InputError(ValueError):
     """Something the user gave is wrong. The message is one line: what was got, what was expected, what to
     try.
@@ -65,11 +69,25 @@ class View:
 
 
 @dataclass(frozen=True)
+class Ranking:
+    """The most probable classes of one list, `kind` ("verb"). Probabilities fall."""
+
+    kind: str
+    class_names: tuple[str, ...]
+    probabilities: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class Prediction:
-    """What the recognizer says of one file. Probabilities fall; lengths are one per clip of the file."""
+    """What the recognizer says of one file. Probabilities fall; lengths are one per clip of the file.
+
+    With two lists of classes the names are actions ("take plate"), whose probability is the product of their
+    parts', and `parts` are the best verbs and the best nouns.
+    """
 
     path: str
     class_names: tuple[str, ...]
     probabilities: tuple[float, ...]
     token_lengths: tuple[int, ...]
     gmacs_per_view: float
+    parts: tuple[Ranking, ...] = ()

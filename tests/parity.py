@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from parity_rivals import FUNCTIONS, REDUCED, compare_cascade, compare_reduced
 from safetensors import safe_open
 from torch import Tensor
 
@@ -66,7 +67,7 @@ def read_fixture(path: Path) -> Fixture:
 
 def family(fixture: Fixture) -> str:
     known = {"ts": "timesformer", "mf": "motionformer", "hf": "hf_timesformer", "deit": "timm_vit"}
-    known |= {"lvvit": "lvvit", "t2t": "t2t_vit"}
+    known |= {"lvvit": "lvvit", "t2t": "t2t_vit", "evit": "timm_vit", "tome": "timm_vit"}
     return known[fixture.name.split("_")[0]]
 
 
@@ -181,10 +182,19 @@ def compare(path: Path) -> Iterator[Difference]:
     if "_load_" in fixture.name:
         yield from compare_loading(fixture)
         return
+    if fixture.name in FUNCTIONS:
+        yield from FUNCTIONS[fixture.name](fixture, Difference)
+        return
+    if fixture.name.startswith("dvt_"):
+        yield from compare_cascade(fixture, Difference, IMAGE)
+        return
     kind, clip = family(fixture), fixture.stored["input"]
     seed = fixture.config.get("rng_seed_before_forward")
     image = kind in ("timm_vit", "lvvit", "t2t_vit")
     model = build(fixture)
+    if fixture.name.startswith(REDUCED):
+        yield from compare_reduced(model, fixture, Difference, IMAGE)
+        return
     ours = outputs(model, clip, seed=seed)
     exact = {}
     if any(name.endswith("_f64") for name in fixture.stored):

@@ -17,8 +17,8 @@ TIERS = [  # a part may import its own tier and those above it in this list
     {"data", "backbones", "routing", "train"},
     {"competitors", "convert", "stages"},
     {"build"},
-    {"recognizer", "pipeline"},
-    {"cli", "demo"},
+    {"recognizer", "pipeline", "dry_run", "stream"},
+    {"cli", "demo", "submit"},
 ]
 TIER = {part: number for number, parts in enumerate(TIERS) for part in parts}
 CONFIG_READERS = {"build", "config", "settings"}  # parts

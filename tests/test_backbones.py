@@ -1,4 +1,4 @@
-"""The level switch: what each level owns, what all share, growing, and what is refused."""
+"""The level switch: what each level owns, what all share, and what is refused."""
 
 import pytest
 import torch
@@ -9,7 +9,6 @@ from timm.models.vision_transformer import VisionTransformer
 from revit_video.backbones.core import ReViT, token_grids
 from revit_video.backbones.image_vit import image_vit
 from revit_video.backbones.zoo import MODELS, create_model
-from revit_video.layers.length_norm import LengthNorm
 from revit_video.types import InputError, TokenGrid
 
 
@@ -23,11 +22,19 @@ def level_grads(model: ReViT, clips: torch.Tensor, level: int) -> dict[str, torc
 
 @pytest.mark.parametrize("level", [0, 1, 2])
 @pytest.mark.parametrize("distill_token", [True, False])
-@pytest.mark.parametrize("attention", ["divided", "joint"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        {"attention": "divided"},
+        {"attention": "joint"},
+        {"attention": "space_only"},
+        {"attention": "divided", "joint_positions": True},
+    ],
+)
 def test_a_last_block_of_class_tokens_alone_changes_no_logit_and_no_gradient(
-    tiny, clips, attention, distill_token, level
+    tiny, clips, kind, distill_token, level
 ):
-    changes = {"attention": attention, "distill_token": distill_token}
+    changes = {**kind, "distill_token": distill_token}
     whole, short = tiny(**changes), tiny(**changes, class_token_only=True)
     short.load_state_dict(whole.state_dict())
     batch = clips()
@@ -78,6 +85,42 @@ def test_features_lie_at_their_place_in_the_clip(tiny, clips):
     torch.testing.assert_close(out.features[:, frame, row, column], expected)
 
 
+@pytest.mark.parametrize("level", [0, 1, 2])
+def test_space_only_is_the_image_model_on_every_frame_and_the_mean_before_the_norm(tiny, clips, level):
+    video, image = tiny(attention="space_only"), tiny(attention="joint", num_frames=1)
+    assert video.time_table is None
+    image.load_state_dict(video.state_dict())
+    batch, seen = clips(), []
+    image.norm.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    apart = [image(frame, level) for frame in batch.split(1, dim=2)]
+    mean = torch.stack(seen).mean(dim=0)  # (B, P + S, D)
+    out = video(batch, level, full_output=True)
+    expected = image.head(
+        F.layer_norm(mean[:, 0], (16,), image.norm.scale[level], image.norm.shift[level], 1e-6)
+    )
+    torch.testing.assert_close(out.logits, expected, rtol=1e-10, atol=1e-11)
+    torch.testing.assert_close(video(batch.flip(2), level), video(batch, level), rtol=1e-10, atol=1e-11)
+    still = batch[:, :, :1].expand_as(batch)
+    torch.testing.assert_close(video(still, level), apart[0], rtol=1e-10, atol=1e-11)
+
+
+@pytest.mark.parametrize("level", [0, 1, 2])
+def test_a_table_over_space_and_time_can_say_what_separate_tables_say_and_more(tiny, clips, level):
+    apart, joint = tiny(), tiny(joint_positions=True)
+    assert joint.time_table is None and apart.time_table is not None
+    state = {name: value for name, value in apart.state_dict().items() if name != "time_table"}
+    for grid in apart.grids:
+        table = state[f"pos_tables.{grid.level}"]
+        places = table[None, 1:] + apart.time_table[:, None]  # (T, S, D)
+        state[f"pos_tables.{grid.level}"] = torch.cat([table[:1], places.flatten(0, 1)]).detach()
+    joint.load_state_dict(state)
+    before = joint(clips(), level)
+    torch.testing.assert_close(before, apart(clips(), level), rtol=1e-10, atol=1e-11)
+    with torch.no_grad():
+        joint.pos_tables[level][1 + 2 * joint.grids[level].per_frame, 3] += 1.0  # one place of the last frame
+    assert (joint(clips(), level) - before).abs().max() > 1e-3
+
+
 def test_the_clips_of_a_batch_do_not_see_each_other(tiny, clips):
     model, batch = tiny(), clips(batch=3)
     for level in range(3):
@@ -107,71 +150,6 @@ def test_an_image_model_is_timms_vision_transformer_with_the_same_weights(clips)
     ours.load_state_dict(state)
     images = clips(frames=1)
     torch.testing.assert_close(ours(images), theirs(images[:, :, 0]), rtol=1e-10, atol=1e-11)
-
-
-@pytest.mark.parametrize("source", [0, 1, 2])
-def test_growing_leaves_the_source_level_and_all_shared_weights_as_they_were(tiny, clips, source):
-    model = tiny()
-    logits = model(clips(), source)
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    model.grow(source)
-    assert torch.equal(model(clips(), source), logits)
-    per_level = ("patch_embeds", "pos_tables", "distill_tokens")
-    for name, tensor in model.state_dict().items():
-        mine = name.startswith((f"patch_embeds.{source}", f"pos_tables.{source}"))
-        shared = not name.startswith(per_level) and not name.endswith((".scale", ".shift"))
-        assert torch.equal(tensor, before[name]) == (
-            mine or shared or (name == "distill_tokens" and source == 0)
-        ), name
-
-
-@pytest.mark.parametrize("source", [0, 2])
-def test_growing_copies_norms_and_tokens_and_resizes_tables(tiny, source):
-    model = tiny(crop=(32, 48))
-    model.grow(source)
-    norms = [module for module in model.modules() if isinstance(module, LengthNorm)]
-    assert len(norms) == 2 * 3 + 1
-    for norm in norms:
-        for rows in (norm.scale, norm.shift):
-            assert torch.equal(rows, rows[source].expand_as(rows))
-    if source:
-        assert torch.equal(model.distill_tokens[0], model.distill_tokens[1])
-    rows, columns = model.grids[source].height, model.grids[source].width
-    picture = model.pos_tables[source][1:].view(rows, columns, 16).permute(2, 0, 1)[None].float()
-    for grid in model.grids:
-        table = model.pos_tables[grid.level]
-        assert torch.equal(table[0], model.pos_tables[source][0])
-        if grid.level != source:
-            size = (grid.height, grid.width)
-            expected = F.interpolate(picture, size, mode="bicubic", antialias=True)[0].flatten(1).T.double()
-            torch.testing.assert_close(table[1:], expected, rtol=1e-5, atol=1e-6)
-
-
-def test_a_grown_larger_kernel_gives_an_enlarged_patch_the_token_of_the_small_one(tiny, clips):
-    model = tiny()
-    model.grow(0)  # 8 px to 12 and 16 px
-    patch = clips(frames=1, height=8, width=8)[:, :, 0]
-    token = F.conv2d(patch, model.patch_embeds[0].proj.weight, model.patch_embeds[0].proj.bias)
-    for level, side in ((1, 12), (2, 16)):
-        enlarged = F.interpolate(patch, (side, side), mode="bicubic", antialias=True)
-        grown = F.conv2d(enlarged, model.patch_embeds[level].proj.weight, model.patch_embeds[level].proj.bias)
-        torch.testing.assert_close(grown, token, rtol=1e-4, atol=1e-4)
-
-
-def test_a_plain_colour_keeps_its_token_when_a_smooth_kernel_shrinks(tiny):
-    model = tiny()
-    largest = model.patch_embeds[2].proj.weight
-    with torch.no_grad():
-        waves = torch.sin(torch.linspace(0.2, 2.8, 16, dtype=torch.float64))
-        largest.copy_(largest[..., :1, :1] * waves[:, None] * waves)
-    model.grow(2)
-    colour = torch.full((1, 3, 1, 32, 32), 0.6, dtype=torch.float64)
-    middle = [
-        embed(colour).view(n, n, 16)[n // 2, n // 2]
-        for embed, n in zip(model.patch_embeds, (4, 3, 2), strict=True)
-    ]
-    for token in middle[:2]:
-        assert (token - middle[2]).norm() < 0.05 * middle[2].norm()
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 4, 32, 32), (2, 3, 3, 16, 32), (2, 3, 3, 32, 48)])
@@ -219,6 +197,42 @@ def test_unknown_models_and_arguments_are_refused_with_the_nearest_name():
         create_model("deit_tiny", attention="dividid", depth=1)
     with pytest.raises(InputError, match=r"dim=192 is no multiple of heads=5"):
         create_model("deit_tiny", heads=5, depth=1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            {"patch_embed_options": {"widht": 8}},
+            r"patch_embed 'conv' has no option 'widht'; it has: channels, even",
+        ),
+        (
+            {"patch_embed": "lv_stem", "patch_embed_options": {"token_dim": 8}},
+            r"patch_embed 'lv_stem' has no option 'token_dim'; it has: width, channels",
+        ),
+        (
+            {"attention": "trajectory", "attention_options": {"made": "fixed"}},
+            r"trajectory attention has no option 'made'; it has: mode, ",
+        ),
+        ({"attention_options": {"mode": "fixed"}}, r"divided attention has no option 'mode'; it has: none"),
+        (
+            {"tubelet": 3, "patch_embed": "t2t_performer"},
+            r"patch_embed 't2t_performer' embeds single frames, not tubelets of 3 frames",
+        ),
+        (
+            {"tubelet": 3, "patch_embed": "lv_stem"},
+            r"patch_embed 'lv_stem' embeds single frames, not tubelets of 3 frames",
+        ),
+        ({"tubelet": 2}, r"3 frames are no multiple of tubelet=2; change one of them"),
+        (
+            {"residual_scale": 0.5},
+            r"divided attention has no scaled residuals; leave residual_scale at 1",
+        ),
+    ],
+)
+def test_parts_that_do_not_go_together_are_refused(changes, said):
+    with pytest.raises(InputError, match=said):
+        ReViT(**{**TINY, **changes})
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -1,16 +1,26 @@
 """Files of a run: whole or absent, read without running code, refused in one line that says why."""
 
+import contextlib
 import hashlib
 import os
 import pickle
 import re
+import resource
+import signal
+import warnings
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from revit_video.train.checkpoint import file_digest, load_checkpoint, load_weights, save_checkpoint
+from revit_video.train.checkpoint import (
+    BrokenFile,
+    file_digest,
+    load_checkpoint,
+    load_weights,
+    save_checkpoint,
+)
 from revit_video.types import InputError
 
 
@@ -46,6 +56,7 @@ def test_a_crash_while_saving_leaves_the_old_file(tmp_path, monkeypatch, fails):
     with pytest.raises(OSError, match="disk full"):
         save_checkpoint({"kind": "revit", "step": 2}, path)
     assert path.read_bytes() == content
+    assert os.listdir(tmp_path) == ["a.pt"]
     monkeypatch.undo()
     save_checkpoint({"kind": "revit", "step": 3}, path)
     assert load_checkpoint(path)["step"] == 3
@@ -58,7 +69,60 @@ def test_the_file_is_on_the_disk_before_it_takes_its_name(tmp_path, monkeypatch)
         real = getattr(os, name)
         monkeypatch.setattr(os, name, lambda *args, n=name, real=real: (order.append(n), real(*args)))
     save_checkpoint({"kind": "revit"}, tmp_path / "a.pt")
-    assert order == ["fsync", "replace"]
+    assert order == ["fsync", "replace", "fsync"]  # the last one is of the folder, which holds the name
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device that is always full, as on Linux")
+def test_a_full_disk_is_one_line_and_leaves_the_old_file(tmp_path):
+    path = tmp_path / "a.pt"
+    save_checkpoint({"kind": "revit", "step": 1}, path)
+    (tmp_path / "a.pt.partial").symlink_to("/dev/full")
+    with pytest.raises(OSError) as caught:
+        save_checkpoint({"kind": "revit", "w": torch.zeros(10**6)}, path)
+    assert str(caught.value) == f"cannot write {path}: No space left on device"
+    assert os.listdir(tmp_path) == ["a.pt"] and load_checkpoint(path)["step"] == 1
+
+
+def test_a_disk_that_fills_up_while_a_file_is_written_leaves_the_old_one(tmp_path):
+    """The system's limit for the size of a file stands for the disk: torch, closing its archive, hides it."""
+    path, limit = tmp_path / "a.pt", resource.getrlimit(resource.RLIMIT_FSIZE)
+    save_checkpoint({"kind": "revit", "step": 1}, path)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, limit[1]))
+        with pytest.raises(OSError) as caught:
+            save_checkpoint({"kind": "revit", "w": torch.zeros(10**6)}, path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert str(caught.value) == f"cannot write {path}: File too large"
+    assert os.listdir(tmp_path) == ["a.pt"] and load_checkpoint(path)["step"] == 1
+
+
+def test_a_flipped_bit_anywhere_is_noticed_or_harms_nothing(tmp_path):
+    path = tmp_path / "a.pt"
+    state = {"kind": "revit", "w": torch.arange(40.0), "names": ["left", "right"]}
+    save_checkpoint(state, path)
+    content, noticed, silent_in_torch = path.read_bytes(), 0, 0
+    for place in range(0, len(content), 3):
+        changed = bytearray(content)
+        changed[place] ^= 1 << place % 8
+        path.write_bytes(changed)
+        try:
+            loaded = load_checkpoint(path)
+        except BrokenFile:
+            noticed += 1
+            with contextlib.suppress(Exception), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                silent_in_torch += not same(torch.load(path, weights_only=True), state)
+        else:
+            assert same(loaded, state), place
+    assert noticed > 100 and silent_in_torch > 50  # torch alone would have taken these
+
+
+def same(ours, theirs: dict) -> bool:
+    rest = [key for key in theirs if key != "w"]
+    return torch.equal(ours["w"], theirs["w"]) and all(ours.get(key) == theirs[key] for key in rest)
 
 
 class Attack:
@@ -105,9 +169,9 @@ def test_weights_of_other_projects_and_files_of_another_kind_are_refused(tmp_pat
     )
     torch.save(torch.zeros(3), tmp_path / "tensor.pt")
     assert "is no checkpoint of this project" in refusal(load_checkpoint, tmp_path / "tensor.pt")
-    save_checkpoint({"kind": "progress"}, tmp_path / "last.pt")
-    text = refusal(load_checkpoint, tmp_path / "last.pt", kind="revit")
-    assert text.endswith("last.pt holds 'progress', but 'revit' was expected")
+    save_checkpoint({"kind": "progress"}, tmp_path / "step.pt")
+    text = refusal(load_checkpoint, tmp_path / "step.pt", kind="revit")
+    assert text.endswith("step.pt holds 'progress', but 'revit' was expected")
 
 
 def network(width: int = 3) -> nn.Module:

@@ -235,6 +235,30 @@ def test_motionformer_gets_its_own_preprocessing_and_options(tmp_path):
     assert config["model"]["token_lengths"] == [4]
 
 
+SAMPLING = {  # fixture, --dataset, the zoo's model -> what the published accuracies were measured with
+    ("ts_divided", "kinetics400", "timesformer_base"): ("kinetics", "dense", "slowfast", 1, 3),
+    ("ts_divided", "ssv2", "timesformer_base"): ("ssv2", "segments", "slowfast", 1, 3),
+    ("mf_trajectory", "kinetics600", "motionformer_base"): ("kinetics", "dense", "slowfast", 10, 3),
+    ("mf_trajectory", "ssv2", "motionformer_base"): ("ssv2", "segments", "slowfast", 1, 3),
+    ("deit_distilled", None, "deit_base_distilled"): ("image_folders", "dense", "centred", 1, 1),
+}
+
+
+@pytest.mark.parametrize(("case", "expected"), SAMPLING.items())
+def test_converted_weights_are_tested_the_way_they_were_published(case, expected, tmp_path):
+    fixture, dataset, model = case
+    torch.save(weights(fixture), tmp_path / "w.pt")
+    sizes = parity.settings(parity.read_fixture(FIXTURES / f"{fixture}.safetensors"), class_token_only=False)
+    trunk = ", ".join(f"{key}: {sizes[key]}" for key in ("dim", "depth", "heads"))
+    more = ["--model", model, f"model.options={{{trunk}}}", f"data.crop={sizes['crop']}"]
+    more += ["--dataset", dataset] if dataset else []
+    assert run_tool("convert_weights.py", tmp_path / "w.pt", "--to", tmp_path / "o.pt", *more) == 0
+    config = load_checkpoint(tmp_path / "o.pt")["config"]
+    data, test = config["data"], config["test"]
+    seen = (data["dataset"], data["sampling"], data["sampling_rule"])
+    assert (*seen, test["num_ensemble_views"], test["num_spatial_crops"]) == expected
+
+
 def test_the_tool_overwrites_nothing(ssv2_file, tmp_path, capsys):
     (tmp_path / "mine.pt").write_text("precious")
     assert convert(ssv2_file, tmp_path / "mine.pt") == 2

@@ -242,10 +242,19 @@ def test_the_authors_image_models_cost_what_fvcore_says_once_norms_are_added(cos
         assert costs.model_row(row)["with_norms"] == pytest.approx(row.authors_code, abs=6e-4)
 
 
+def test_the_page_has_the_closed_forms_of_the_rivals(costs):
+    written = {row["model"]: row for row in written_rows()}
+    for row in costs.RIVALS:
+        model = costs.build(row.name, **row.changes)
+        assert written[row.label]["GMACs"] == f"{costs.gmacs(model, row.level):.3f}"
+        assert float(written[row.label]["with norms"]) == pytest.approx(row.authors_code, rel=5e-3)
+
+
 def test_the_page_has_every_row(costs):
     labels = [row.label for row in (*costs.VIDEO, *costs.IMAGE)]
     lengths = {**costs.VIDEO_LENGTHS, **costs.IMAGE_LENGTHS}
     labels += [name for name, column in lengths.items() for _ in column]
+    labels += [row.label for row in costs.RIVALS]
     assert [row["model"] for row in written_rows()] == [*labels, *(row.label for row in costs.BASELINES)]
 
 

@@ -13,17 +13,27 @@ from revit_video.data.loader import eval_batches
 from revit_video.evaluate.adaptive import (
     Stored,
     oracle_baseline,
+    oracle_curve,
+    predictor_table,
     random_baseline,
     random_hits,
     shares,
     summary,
     tag_table,
 )
-from revit_video.evaluate.metrics import average_views, bootstrap_interval, hits, paired_difference, percent
-from revit_video.evaluate.run import score_views
+from revit_video.evaluate.metrics import (
+    average_views,
+    bootstrap_interval,
+    bootstrap_intervals,
+    hits,
+    paired_difference,
+    percent,
+)
+from revit_video.evaluate.run import merge_scores, score_views
 from revit_video.routing.assigner import Assigner
 from revit_video.routing.budget import biased_levels
-from revit_video.routing.router import AssignerRouter
+from revit_video.routing.router import Router
+from revit_video.routing.rule import assigner_rule
 from revit_video.stages.job import all_levels
 from revit_video.transform import EvalTransform
 from revit_video.types import InputError, VideoSample, View
@@ -134,6 +144,43 @@ def test_the_oracle_is_never_below_a_fixed_length(seed):
     assert oracle_baseline(stored)["top1"] >= best
 
 
+def test_the_intervals_of_a_whole_curve_are_those_of_its_points():
+    hit = torch.rand(5, 90, generator=torch.Generator().manual_seed(0)) < torch.linspace(0, 1, 5)[:, None]
+    told = bootstrap_intervals(hit, seed=3)
+    for row, interval in zip(hit, told, strict=True):
+        assert interval == pytest.approx(bootstrap_interval(row, seed=3))
+    assert bootstrap_intervals(torch.empty(0, 90)) == []
+
+
+def test_the_oracles_curve_buys_the_cheapest_hits_first_and_ends_at_the_oracle():
+    stored = right_at("RRR", "WWR", "RWW", "WRW", "RRW", "WWW")  # costs 4, 2, 1
+    rows = oracle_curve(stored, [0.9, 1.0, 7 / 6, 8 / 6, 9 / 6, 11 / 6, 99])
+    assert [row["top1"] for row in rows] == pytest.approx([100 / 3, 50, 400 / 6, 400 / 6, 500 / 6, 500 / 6])
+    assert [row["gmacs"] for row in rows] == pytest.approx([1, 7 / 6, 8 / 6, 8 / 6, 11 / 6, 11 / 6])
+    oracle = oracle_baseline(stored)
+    assert (rows[-1]["top1"], rows[-1]["gmacs"]) == pytest.approx((oracle["top1"], oracle["gmacs"]))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_no_assignment_of_lengths_beats_the_oracles_curve(seed):
+    stored = Stored(draw(40, 1, 1, 3, 4, seed=seed), torch.arange(40) % 4, COSTS)
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(20):
+        levels = torch.randint(3, (40, 1), generator=generator)
+        (best,) = oracle_curve(stored, [stored.cost(levels)])
+        assert percent(stored.hit(levels)) <= best["top1"] + 1e-9
+
+
+def test_an_assigner_is_compared_with_those_that_always_say_the_same():
+    wishes = torch.nn.functional.one_hot(torch.tensor([2, 2, 0, 1, 2, 2, 2, 2]), 3).float()
+    truth = torch.tensor([2, 2, 0, 0, 2, 2, 1, 2])
+    seen = predictor_table(wishes, truth, (14, 10, 7), majority=2)
+    assert seen["accuracy"] == 75.0
+    assert seen["balanced"] == pytest.approx((100 + 0 + 50) / 3)
+    assert seen["constant"] == {"14": 25.0, "10": 12.5, "7": 62.5}
+    assert seen["majority"] == 62.5
+
+
 def test_the_tags_add_up_to_the_whole():
     stored = Stored(draw(50, 2, 1, 3, 4), torch.arange(50) % 4, COSTS)
     levels = torch.randint(3, (50, 2), generator=torch.Generator().manual_seed(1))
@@ -167,8 +214,9 @@ def test_accuracy_and_cost_from_stored_logits_are_those_of_really_routing_the_cl
     levels = biased_levels(wishes, COSTS, bias)
     assert len(levels.unique()) > 1
 
-    router = AssignerRouter(backbone, assigner, costs=COSTS, bias=bias)
-    logits, ran = router.forward_views(views.unflatten(0, (-1, crops)), batch_size=5)
+    router = Router(backbone, assigner, costs=COSTS, rule=assigner_rule(bias, 3))
+    routed = router.forward_views(views.unflatten(0, (-1, crops)), batch_size=5)
+    logits, ran = routed.logits, routed.levels
     assert torch.equal(ran.view(videos, num_clips), levels)
     really = average_views(logits.view(videos, num_clips * crops, 5))
     torch.testing.assert_close(stored.video_scores(levels), really, rtol=1e-5, atol=1e-6)
@@ -197,12 +245,13 @@ def six_views(num_frames, rng, fps):
 def brightness(samples, *, videos_per_batch=2, views_per_forward=4):
     """`score_views` of the mean brightness of each view."""
     dataset = VideoDataset(samples, pick_views=six_views, transform=EvalTransform(32))
-    return score_views(
+    seen = score_views(
         lambda clips: {"grey": clips.mean(dim=(1, 2, 3, 4))},
         eval_batches(dataset, videos_per_batch=videos_per_batch),
         to_clips=lambda clips: clips.float().transpose(1, 2),
         views_per_forward=views_per_forward,
     )
+    return merge_scores([seen])
 
 
 @pytest.mark.parametrize(("videos_per_batch", "views_per_forward"), [(1, 100), (2, 4), (3, 1), (100, 7)])

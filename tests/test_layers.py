@@ -100,6 +100,15 @@ def test_a_resize_embedding_makes_the_frame_smaller_then_uses_the_longest_length
     torch.testing.assert_close(flat, flat[:, :, :1].expand_as(flat))
 
 
+def test_a_resize_embedding_works_in_bfloat16_on_a_cpu_and_resizes_in_float32():
+    embed = build_stem("resize", 4, TokenGrid(1, 2, 2, 1), crop=(32, 32), longest=TokenGrid(1, 4, 4))
+    frames = torch.randn(2, 3, 32, 32).bfloat16()
+    exact = embed(as_clip(frames.float()))
+    narrow = embed.bfloat16()(as_clip(frames))
+    assert narrow.dtype == torch.bfloat16
+    torch.testing.assert_close(narrow.float(), exact, rtol=0.02, atol=0.02)
+
+
 def test_an_unknown_patch_embedding_is_refused_with_the_known_ones():
     with pytest.raises(InputError, match="patch_embed is 'cnov', but must be one of: conv, resize"):
         build_stem("cnov", 4, TokenGrid(1, 4, 4), crop=(32, 32), longest=TokenGrid(1, 4, 4))

@@ -11,10 +11,10 @@ from revit_video.train.assigner import assigner_step, class_weights
 from revit_video.train.losses import (
     Distillation,
     attention_loss,
+    class_loss,
     correct_rows,
     distillation_loss,
     feature_loss,
-    soft_cross_entropy,
 )
 from revit_video.train.meter import means
 from revit_video.train.revit import revit_step
@@ -222,10 +222,10 @@ def test_an_unknown_order_of_the_divergence_is_refused():
 def test_smoothing_and_soft_labels_by_hand():
     logits = torch.log(torch.tensor([[0.7, 0.2, 0.1]]))
     smoothed = -(0.8 * math.log(0.7) + 0.1 * math.log(0.2) + 0.1 * math.log(0.1))
-    assert soft_cross_entropy(logits, torch.tensor([0]), smoothing=0.3).item() == pytest.approx(smoothed)
+    assert class_loss(logits, torch.tensor([0]), smoothing=0.3).item() == pytest.approx(smoothed)
     soft = torch.tensor([[0.8, 0.1, 0.1]])
-    assert soft_cross_entropy(logits.bfloat16(), soft).dtype == torch.float32
-    assert soft_cross_entropy(logits, soft).item() == pytest.approx(smoothed)
+    assert class_loss(logits.bfloat16(), soft).dtype == torch.float32
+    assert class_loss(logits, soft).item() == pytest.approx(smoothed)
 
 
 def test_smoothing_acts_on_labels_and_not_on_the_teacher(tiny, clips):

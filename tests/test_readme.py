@@ -20,6 +20,9 @@ REDUCED = {
     "predict.py": ["--dtype", "float32"],
     "flops.py": ["--model", "timesformer_tiny"],
     "check_videos.py": ["--processes", "1"],
+    "submit.py": SMALL,
+    "plot.py": [],
+    "pack_videos.py": ["--shard-mb", "1"],
     "convert_weights.py": [
         *("--model", "timesformer_base", "--token-lengths", "4", "2"),
         *("--new-head", "400", "model.options={dim: 48, depth: 3, heads: 3}"),

@@ -4,7 +4,9 @@ import pytest
 import torch
 from torch import nn
 
+from revit_video.evaluate.metrics import average_views
 from revit_video.routing.assigner import Assigner
+from revit_video.routing.buckets import run_bucketed
 from revit_video.routing.budget import (
     biased_levels,
     cascade_costs,
@@ -13,8 +15,18 @@ from revit_video.routing.budget import (
     solve_bias,
     solve_threshold,
 )
-from revit_video.routing.labels import DROP, LengthLabels, expected_label, shortest_right, split_digest
-from revit_video.routing.router import AssignerRouter, CascadeRouter, run_at_levels
+from revit_video.routing.labels import (
+    DROP,
+    LabelRule,
+    LengthLabels,
+    expected_label,
+    histogram,
+    near_longest,
+    shortest_right,
+    split_digest,
+)
+from revit_video.routing.router import Router, run_at_levels
+from revit_video.routing.rule import ALWAYS, Rule, assigner_rule, cascade_rule
 from revit_video.stages.labels import rounded
 from revit_video.types import InputError
 
@@ -81,9 +93,11 @@ def test_crops_of_a_clip_share_the_level_that_its_middle_crop_asks_for(backbone,
     views[0, 0] += 3  # alone, the crops would run at three different levels
     views[0, 2] -= 3
     views[1, 1] += 3
-    router = AssignerRouter(backbone, BrightnessAssigner(), costs=COSTS, bias=0.0)
-    logits, levels = router.forward_views(views)
+    router = Router(backbone, BrightnessAssigner(), costs=COSTS, rule=assigner_rule(0.0, 3), look=0.3)
+    routed = router.forward_views(views)
+    logits, levels = routed.logits, routed.levels
     assert levels.tolist() == [1, 2]
+    assert routed.gmacs.tolist() == pytest.approx([0.45 + 0.1, 0.2 + 0.1])  # one look for three crops
     expected = torch.stack(
         [backbone(crops, level) for crops, level in zip(views, levels.tolist(), strict=True)]
     )
@@ -93,25 +107,148 @@ def test_crops_of_a_clip_share_the_level_that_its_middle_crop_asks_for(backbone,
 @torch.inference_mode()
 def test_the_assigner_router_runs_each_clip_where_the_assigner_sends_it(backbone, clips):
     batch = clips(5) + torch.tensor([-3.0, 0, 3, 0, -3]).view(-1, 1, 1, 1, 1)
-    router = AssignerRouter(backbone, BrightnessAssigner(), costs=COSTS, bias=0.0)
-    logits, levels = router(batch, batch_size=2)
-    assert levels.tolist() == [0, 1, 2, 1, 0]
-    torch.testing.assert_close(logits, alone(backbone, batch, levels), rtol=1e-10, atol=1e-10)
-    router.bias = 100.0
-    assert router.levels(batch).tolist() == [2] * 5
+    router = Router(backbone, BrightnessAssigner(), costs=COSTS, rule=assigner_rule(0.0, 3))
+    routed = router(batch, batch_size=2)
+    assert routed.levels.tolist() == routed.starts.tolist() == [0, 1, 2, 1, 0]
+    torch.testing.assert_close(routed.logits, alone(backbone, batch, routed.levels), rtol=1e-10, atol=1e-10)
+    router.rule = assigner_rule(100.0, 3)
+    assert router(batch).levels.tolist() == [2] * 5
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 100])
+def test_the_assigner_looks_in_parts_and_wishes_the_same(backbone, clips, batch_size):
+    batch, sizes = clips(7) + torch.tensor([-3.0, -2, 0, 0, 0, 2, 3]).view(-1, 1, 1, 1, 1), []
+    assigner = BrightnessAssigner()
+    assigner.register_forward_pre_hook(lambda _, given: sizes.append(len(given[0])))
+    router = Router(backbone, assigner, costs=COSTS, rule=assigner_rule(0.0, 3))
+    levels = router.starts(batch, batch_size=batch_size)
+    assert sum(sizes) == 7 and max(sizes) == min(batch_size, 7)
+    assert levels.tolist() == router.starts(batch).tolist() == [0, 0, 1, 1, 1, 2, 2]
 
 
 @pytest.mark.parametrize("threshold", [0.0, 0.35, 0.45, 0.6, 1.1])
 @torch.inference_mode()
 def test_the_cascade_stops_where_the_stored_logits_say_and_runs_nothing_in_vain(backbone, clips, threshold):
     batch, recorder = clips(8), Recorder(backbone)
-    logits, levels = CascadeRouter(recorder, threshold=threshold)(batch)
+    routed = Router(recorder, None, costs=COSTS, rule=cascade_rule(threshold, 3))(batch)
+    logits, levels = routed.logits, routed.levels
     stored = torch.stack([backbone(batch, level) for level in range(3)], dim=1)  # (8, 3, K)
     expected = cascade_levels(stored.float().softmax(dim=-1).amax(dim=-1), threshold)
     assert levels.tolist() == expected.tolist()
     torch.testing.assert_close(logits, stored[torch.arange(8), expected], rtol=1e-10, atol=1e-10)
     went_on = [(level, int((expected <= level).sum())) for level in (2, 1, 0)]
     assert recorder.batches == [(level, count) for level, count in went_on if count]
+    passes = torch.tensor(cascade_costs(COSTS), dtype=torch.float64)
+    torch.testing.assert_close(routed.gmacs, passes[expected])
+
+
+RULES = {
+    "assigner": assigner_rule(0.0, 3),
+    "cascade, one threshold": cascade_rule(0.45, 3),
+    "cascade, a threshold for each level": cascade_rule((0.0, 0.4, 0.525), 3),
+    "cascade, never sure": cascade_rule(ALWAYS, 3),
+    "hybrid": Rule(0.0, (0.0, 0.4, 0.525)),
+    "hybrid, never sure": Rule(0.0, (0.0, ALWAYS, ALWAYS)),
+}
+
+
+def one_by_one(router: Router, views: torch.Tensor):
+    """Every group by itself, written out: start where the assigner says, go on while unsure."""
+    rows, found = [], []
+    for group in views:
+        rule, level = router.rule, 2
+        if rule.looks:
+            level = int(router.assigner(group[len(group) // 2][None]).argmax())
+        cost = router.look / len(group) if rule.looks else 0.0
+        start = level
+        while True:
+            logits = torch.cat([router.backbone(view[None], level) for view in group])
+            cost += router.costs[level]
+            if level == 0 or average_views(logits).max() >= rule.thresholds[level]:
+                break
+            level -= 1
+        rows.append(logits)
+        found.append((start, level, cost))
+    return torch.stack(rows), found
+
+
+@pytest.mark.parametrize("bucketed", [False, True])
+@pytest.mark.parametrize("batch_size", [1, 2, 5, 100])
+@pytest.mark.parametrize("wishes", ["0120221", "2", "1111", "00222", ""])
+@pytest.mark.parametrize("name", RULES)
+@torch.inference_mode()
+def test_every_router_gives_each_clip_what_it_gets_alone_in_order_at_what_its_passes_cost(
+    backbone, clips, name, wishes, batch_size, bucketed
+):
+    bright = torch.tensor([{"0": -3.0, "1": 0.0, "2": 3.0}[wish] for wish in wishes])
+    views = clips(2 * len(wishes)).unflatten(0, (-1, 2)) + bright.view(-1, 1, 1, 1, 1, 1)
+    views[len(wishes) // 2 :] = views[: len(wishes) - len(wishes) // 2].clone()  # repeated clips
+    router = Router(backbone, BrightnessAssigner(), costs=COSTS, rule=RULES[name], look=0.04)
+    if bucketed:
+        parts = list(run_bucketed(router, iter(views), batch_size=batch_size))
+        assert len(parts) == len(views)
+        if not parts:
+            return
+        found = [(int(p.starts), int(p.levels), p.gmacs.item()) for p in parts]
+        logits = torch.cat([part.logits for part in parts])
+    else:
+        routed = router.forward_views(views, batch_size=batch_size)
+        found = list(zip(routed.starts.tolist(), routed.levels.tolist(), routed.gmacs.tolist(), strict=True))
+        logits = routed.logits
+        if not len(views):
+            assert logits.shape == (0, 2, 5) and found == []
+            return
+    expected, told = one_by_one(router, views)
+    torch.testing.assert_close(logits, expected, rtol=1e-10, atol=1e-10)
+    assert [row[:2] for row in found] == [row[:2] for row in told]
+    assert [row[2] for row in found] == pytest.approx([row[2] for row in told])
+
+
+@torch.inference_mode()
+def test_the_rules_of_these_tests_start_and_stop_at_several_levels(backbone, clips):
+    bright = torch.tensor([-3.0, 0, 3, -3, 3, 3, 0, 0, 0, 3]).view(-1, 1, 1, 1, 1)
+    for name, rule in RULES.items():
+        router = Router(backbone, BrightnessAssigner(), costs=COSTS, rule=rule)
+        routed = router(clips(10) + bright)
+        went_on = int((routed.levels < routed.starts).sum())
+        assert (went_on > 0) == (name != "assigner"), name
+        assert "never" in name or went_on < 10, name
+        assert rule.kind == name.split(",")[0]
+
+
+@torch.inference_mode()
+def test_buckets_run_full_batches_and_keep_few_clips_waiting(backbone, clips):
+    recorder, batch = (
+        Recorder(backbone),
+        clips(23) + 3 * torch.tensor([-1.0, 0, 1] * 7 + [1, 1]).view(-1, 1, 1, 1, 1),
+    )
+    asked = []
+
+    def arriving():
+        for number, clip in enumerate(batch):
+            asked.append(number)
+            yield clip[None]
+
+    router = Router(recorder, BrightnessAssigner(), costs=COSTS, rule=RULES["hybrid"])
+    given = 0
+    for _ in run_bucketed(router, arriving(), batch_size=4):
+        ran = sum(size for _, size in recorder.batches)
+        assert asked[-1] + 1 - ran <= 4 * 4  # each clip ran at least once, or is one of so many that wait
+        given += 1
+    assert given == 23
+    per_level = {level: [n for at, n in recorder.batches if at == level] for level in range(3)}
+    assert all(set(sizes[:-1]) <= {4} for sizes in per_level.values())
+
+
+@torch.inference_mode()
+def test_all_views_of_a_video_can_share_one_choice_that_is_made_on_the_view_looked_at(backbone, clips):
+    views = clips(6)[None]
+    views[0, 4] += 3  # of two clips of three crops the middle crop of the second
+    router = Router(backbone, BrightnessAssigner(), costs=COSTS, rule=assigner_rule(0.0, 3), look=0.6)
+    routed = router.forward_views(views, look_at=4)
+    assert routed.levels.tolist() == [2]
+    assert routed.gmacs.tolist() == pytest.approx([0.2 + 0.1])
+    torch.testing.assert_close(routed.logits[0], backbone(views[0], 2), rtol=1e-10, atol=1e-10)
 
 
 def test_folded_norms_leave_the_assigners_logits_and_none_of_themselves():
@@ -278,6 +415,54 @@ def test_a_cascade_stops_at_the_first_sure_level_and_at_the_longest_where_none_i
     )
     assert cascade_levels(confidence, 0.5).tolist() == [2, 1, 0, 0, 2]
     assert confidence[3, 0] == 0.1  # the input is left as it was
+
+
+NEAR_TABLE = [  # losses at levels 0, 1, 2 -> label with epsilon 0.1, 0.5, 0
+    ((0.2, 0.25, 0.9), 1, 1, 0),
+    ((0.2, 0.9, 0.29), 2, 2, 0),  # near again where it is short
+    ((0.2, 0.6, 0.8), 0, 1, 0),
+    ((2.0, 1.5, 1.9), 2, 2, 2),  # better than the longest, if wrong
+]
+
+
+@pytest.mark.parametrize(("column", "epsilon"), [(1, 0.1), (2, 0.5), (3, 0.0)])
+def test_the_loss_aware_label_is_the_shortest_length_whose_loss_is_near_the_longests(column, epsilon):
+    losses = torch.tensor([row[0] for row in NEAR_TABLE])
+    wanted = [row[column] for row in NEAR_TABLE]
+    assert near_longest(losses, epsilon=epsilon).tolist() == wanted
+    rule = LabelRule("near_longest", epsilon=epsilon)
+    assert rule.labels(torch.zeros(4, 3, dtype=torch.bool), losses).tolist() == wanted
+
+
+def test_an_unknown_label_rule_is_refused_and_the_usual_one_reads_the_bits():
+    correct, losses = torch.tensor([[True, True, False], [False] * 3]), torch.zeros(2, 3)
+    assert LabelRule().labels(correct, losses).tolist() == [1, 0]
+    assert LabelRule(none_right="drop").labels(correct, losses).tolist() == [1, DROP]
+    with pytest.raises(InputError, match="'best', but must be one of: shortest_right, near_longest"):
+        LabelRule("best").labels(correct, losses)
+
+
+def test_the_histogram_of_labels_counts_what_is_left_out():
+    assert histogram(torch.tensor([0, 2, 2, DROP]), (14, 10, 7)) == (
+        "14: 25.0%, 10: 0.0%, 7: 50.0%, left out: 25.0%"
+    )
+
+
+def test_the_assigner_of_three_frames_sees_the_ends_as_differences_and_trains_on_the_same_frames(clips):
+    torch.manual_seed(0)
+    assigner = Assigner(3, width=0.1, depth=0.3, image_size=32, frames=3).eval()
+    batch = clips(2, frames=5).float()
+    with torch.inference_mode():
+        assert torch.equal(assigner(batch), assigner(batch[:, :, [0, 2, 4]]))
+        seen = assigner.look(batch)
+        ends = torch.stack([batch[:, :, 2] - batch[:, :, 0], batch[:, :, 4] - batch[:, :, 2]], 1).mean(2)
+        torch.testing.assert_close(seen, torch.cat([batch[:, :, 2], ends], dim=1))
+        for frame, matters in ((0, True), (1, False), (3, False), (4, True)):
+            other = batch.clone()
+            other[:, :, frame] += 1
+            assert torch.equal(assigner(batch), assigner(other)) != matters
+        still = batch[:, :, 2:3].expand(-1, -1, 5, -1, -1)
+        assert assigner.look(still)[:, 3:].abs().max() == 0
 
 
 def test_soft_labels_share_out_one_by_the_chance_that_shorter_lengths_were_wrong():

@@ -66,6 +66,23 @@ def divided_timesformer(
     return linear(norm(first[:, 0], state, "norm", level), state, "head")
 
 
+def test_stochastic_depth_drops_a_place_of_time_attention_and_leaves_the_bias_behind_it(tiny):
+    model = tiny(depth=1, crop=64, token_lengths=(8,))
+    block, grid = model.blocks[0].train(), model.grids[0]
+    block.time.drop_path_rate = 0.5
+    torch.manual_seed(0)
+    patches = torch.randn(4, 3, 64, 16, dtype=torch.float64)
+    inputs = []
+    block.time.fc.register_forward_pre_hook(lambda _, given: inputs.append(given[0]))
+    residual = block.time(patches, grid)
+    whole = block.time.attn.over_time(block.time.norm(patches, 0))
+    kept = inputs[0].abs().amax(dim=(1, 3)) > 0  # (B, S)
+    assert 0.35 < kept.double().mean() < 0.65 and kept.any(dim=1).all()
+    torch.testing.assert_close(inputs[0], whole * kept[:, None, :, None] / 0.5)
+    dropped = residual.transpose(1, 2)[~kept]  # of a dropped place the bias of `fc` is left
+    assert torch.equal(dropped, block.time.fc.bias.expand_as(dropped))
+
+
 @pytest.mark.parametrize("level", [0, 1, 2])
 @pytest.mark.parametrize("frames", [2, 5])
 def test_divided_attention_is_the_papers_written_out_plainly(tiny, clips, frames, level):

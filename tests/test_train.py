@@ -4,6 +4,7 @@ import io
 import json
 import math
 import random
+import re
 from collections import Counter
 
 import numpy as np
@@ -12,14 +13,17 @@ import torch
 from rich.console import Console
 from torch import nn
 
+from revit_video.backbones.zoo import create_model
 from revit_video.data.loader import StepSampler, train_batches
 from revit_video.train.log import RunLog
-from revit_video.train.loop import MAX_NONFINITE_STEPS, fit
+from revit_video.train.loop import fit, loss_backward
 from revit_video.train.losses import Distillation
 from revit_video.train.optim import (
     build_optimizers,
     build_schedules,
     cosine_factor,
+    grow_moments,
+    layer_of,
     no_decay,
     relative_factor,
 )
@@ -43,10 +47,12 @@ def fit_line(log: RunLog, batches: list[float], *, lr: float = 0.1, **options) -
     model = nn.Linear(1, 1, bias=False)
     nn.init.zeros_(model.weight)
 
+    scaler = options.get("scaler")
+
     def step(number: int, x: float) -> dict[str, float]:
         loss = (x * model.weight).sum()
-        loss.backward()
-        return {"loss": loss.item()}
+        loss_backward(scaler)(loss)
+        return {"clips": 1.0, "loss": loss.item()}
 
     optimizer = torch.optim.SGD(model.parameters(), lr=lr)
     factor = options.pop("factor", lambda step: 1.0)
@@ -62,19 +68,147 @@ def test_every_batch_is_one_step_from_a_gradient_of_zero(log):
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_a_step_that_is_not_finite_is_skipped_named_and_scheduled(log, bad):
-    model = fit_line(log, [1.0, bad, 4.0], factor=lambda step: 10.0**-step)
+    model = fit_line(
+        log,
+        [1.0, bad, 4.0],
+        factor=lambda step: 10.0**-step,
+        name_batch=lambda x: f"of {[1.0, bad].index(x)}",
+    )
     assert model.weight.item() == pytest.approx(-0.1 * (1.0 + 0.01 * 4.0))
-    assert f"step 1: the gradient is {bad}, the step is skipped (1 so far)" in text_of(log)
+    seen = re.search(
+        r"step 1: the loss is (\S+), the step is skipped \(1 so far\); its videos: of 1\n", text_of(log)
+    )
+    assert seen and not math.isfinite(float(seen[1]))
 
 
-@pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler")
 def test_a_run_that_diverges_is_stopped_with_what_to_try(log):
-    bad = [math.nan] * MAX_NONFINITE_STEPS
+    bad = [math.nan] * 10
     fit_line(log, [*bad, 1.0])
     with pytest.raises(
-        InputError, match=r"11 steps with a gradient that is not finite; lower solver\.base_lr"
+        InputError,
+        match=r"11 steps with a loss or gradient .*_steps=10 allows; lower solver\.base_lr",
     ):
         fit_line(log, [*bad, 1.0, math.nan])
+
+
+def test_a_limit_of_none_stops_at_the_first_one(log):
+    with pytest.raises(InputError, match=r"1 steps .* more than solver\.max_skipped_steps=0 allows"):
+        fit_line(log, [math.inf], max_skipped=0)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_a_loss_that_is_not_finite_shows_in_every_gradient_it_reaches(bad):
+    w, other = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2))
+    backward = loss_backward()
+    backward((3 * other).sum())
+    backward((w * 2).sum() + bad)  # whose gradient would be 2, as if nothing had happened
+    backward((w * 5).sum())  # of another length
+    assert w.grad.isnan().all() and other.grad.eq(3).all()
+
+
+def test_the_backward_of_a_finite_loss_is_bit_for_bit_its_own():
+    x = torch.randn(50)
+    grads = []
+    for backward in (torch.Tensor.backward, loss_backward()):
+        w = nn.Parameter(torch.linspace(-1, 1, 50))
+        backward((w * x).sin().sum() * 0.3)
+        grads.append(w.grad)
+    assert torch.equal(*grads)
+
+
+def fit_norms(log: RunLog, *, loss_of, steps: int = 3, **options) -> nn.Module:
+    """Steps of a network with batch normalisation; `loss_of(number, output)`."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3), nn.Linear(3, 1))
+
+    def step(number: int, x: torch.Tensor) -> dict:
+        loss = loss_of(number, model(x).sum())
+        loss_backward()(loss)
+        return {"clips": 1.0, "loss": loss.detach()}
+
+    torch.manual_seed(1)
+    batches = [torch.randn(4, 3) for _ in range(steps)]
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    batches = options.pop("change", lambda them: them)(batches)
+    fit(model, batches, step, optimizers=[optimizer], schedules=[], total_steps=steps, log=log, stage="x")
+    return model
+
+
+def test_a_skipped_step_leaves_the_running_statistics_of_batch_normalisation_alone(log):
+    def last_is_lost(number, out):
+        return out * (math.inf if number == 1 else 1.0)
+
+    def spoil(batches):
+        return [batches[0], batches[1] * math.nan]
+
+    kept = fit_norms(log, loss_of=lambda n, out: out, steps=1, change=lambda them: them[:1])
+    for model in (
+        fit_norms(log, loss_of=last_is_lost, steps=2),
+        fit_norms(log, loss_of=lambda n, out: out, steps=2, change=spoil),
+    ):
+        for name, tensor in kept.state_dict().items():
+            assert torch.equal(model.state_dict()[name], tensor), name
+    assert kept[1].num_batches_tracked == 1
+
+
+def test_a_scale_that_is_too_large_is_halved_and_is_no_divergence(tmp_path):
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127, growth_interval=2)
+    with RunLog(tmp_path, console=Console(file=io.StringIO())) as log:
+        model = fit_line(log, [8.0] * 6, lr=0.01, scaler=scaler, max_skipped=0, log_period=1)
+        assert "skipped" not in text_of(log)
+    rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    scales = [math.log2(row["loss_scale"]) for row in rows]
+    assert scales == [126, 125, 124, 124, 125, 124]  # 8 * 2^124 is the first below 2^128; it grows after two
+    assert [row["skipped_steps"] for row in rows] == [0] * 6
+    assert model.weight.item() == pytest.approx(-0.01 * 8 * 2)
+
+
+def test_a_loss_that_is_not_finite_is_no_fault_of_the_scale(log):
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    with pytest.raises(InputError, match=r"3 steps"):
+        fit_line(log, [math.nan] * 3, scaler=scaler, max_skipped=2)
+    assert scaler.get_scale() == 4.0
+    fit_line(log, [1.0, 2.0], scaler=scaler)  # it can go on
+
+
+def test_a_gradient_that_no_scale_mends_is_counted(log):
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    model = nn.Linear(1, 1, bias=False)
+
+    def step(number: int, batch: int) -> dict:
+        scaler.scale(model.weight.sum()).backward()
+        model.weight.grad.fill_(math.inf)
+        return {"clips": 1.0, "loss": 0.5}
+
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    options = {"optimizers": [optimizer], "schedules": [], "total_steps": 9, "log": log, "stage": "x"}
+    with pytest.raises(InputError, match=r"2 steps"):
+        fit(model, range(9), step, scaler=scaler, max_skipped=1, **options)
+    assert text_of(log).count("the gradient is ") == 2 and "step 2: " in text_of(log)  # 4 -> 2 -> 1
+
+
+def test_clipping_sees_gradients_as_they_are_without_the_scale(log):
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    assert fit_line(log, [8.0, 0.25], clip_grad=0.5, scaler=scaler).weight.item() == pytest.approx(-0.075)
+
+
+def test_a_step_without_any_gradient_moves_nothing_also_with_a_scale(log):
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    model = nn.Linear(1, 1)
+    before = model.weight.item()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    fit(
+        model,
+        range(3),
+        lambda number, batch: {"clips": 0.0},
+        optimizers=[optimizer],
+        schedules=[],
+        total_steps=3,
+        log=log,
+        stage="x",
+        scaler=scaler,
+    )
+    assert model.weight.item() == before and scaler.get_scale() == 4.0
 
 
 def test_the_norm_of_all_gradients_is_clipped_and_logged_as_it_was(tmp_path):
@@ -125,6 +259,21 @@ def test_a_cosine_rises_over_its_warmup_and_falls_to_zero():
     assert table[4:] == sorted(set(table[4:]), reverse=True)
 
 
+def test_the_ends_of_a_cosine_are_those_of_the_official_recipes():
+    """SlowFast's lr_policy at 5e-4 over 30 epochs of 10 steps, 5 of warm-up from 1e-6, down to 1e-5."""
+    peak, low, end, total, warmup = 5e-4, 1e-6, 1e-5, 300, 50
+
+    def official(step: int) -> float:
+        epoch = step / 10
+        if epoch < 5:
+            return epoch * (peak - low) / 5 + low
+        return end + (peak - end) * (math.cos(math.pi * (epoch - 5) / (30 - 5)) + 1) * 0.5
+
+    for step in range(total):
+        ours = peak * cosine_factor(step, total, warmup=warmup, start=low / peak, end=end / peak)
+        assert ours == pytest.approx(official(step), rel=1e-12), step
+
+
 def test_relative_steps_change_at_the_first_step_of_their_epoch():
     table = [relative_factor(step, 3, epochs=[0, 2, 3], factors=[1.0, 0.1, 0.01]) for step in range(11)]
     assert table == [1.0] * 6 + [0.1] * 3 + [0.01] * 2
@@ -147,6 +296,80 @@ def test_nothing_that_belongs_to_one_length_alone_decays_but_kernels(tiny):
         by_id = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
         assert len(by_id) == sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
         assert all(by_id[id(p)] == (0.0 if n in free else 0.3) for n, p in model.named_parameters())
+
+
+@pytest.mark.parametrize(
+    "name", ["timesformer_tiny", "motionformer_divided_base", "lvvit_tiny", "t2t_vit_7", "t2t_vit_t_14"]
+)
+def test_matrices_and_kernels_alone_decay_in_every_family(name):
+    model = create_model(name, num_classes=3, depth=1, dim=48, heads=3)
+    for key, parameter in model.named_parameters():
+        owner, last = key.rpartition(".")[::2]
+        layer = model.get_submodule(owner)
+        is_kernel = isinstance(layer, (nn.Linear, nn.modules.conv._ConvNd)) and last == "weight"
+        assert no_decay(key, parameter) != is_kernel, key
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adamw", "muon"])
+def test_every_layer_learns_slower_than_the_next_one_by_the_same_factor(tiny, kind):
+    model = tiny(depth=3)
+    optimizers = build_optimizers(
+        model, kind, lr=0.1, weight_decay=0.3, muon_lr=0.2, layer_decay=0.5, momentum=0.0
+    )
+    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+    rates = {id(p): (group["lr"], group["weight_decay"]) for group in groups for p in group["params"]}
+    expected = {"patch_embeds": 0, "pos_tables": 0, "time_table": 0, "class_token": 0, "distill_tokens": 0}
+    expected |= {"blocks.0": 1, "blocks.1": 2, "blocks.2": 3, "norm": 4, "head": 4, "head_distill": 4}
+    for name, parameter in model.named_parameters():
+        part = name.partition(".")[0]
+        part = ".".join(name.split(".")[:2]) if part == "blocks" else part
+        assert layer_of(name, depth=3) == expected[part], name
+        matrix = kind == "muon" and part.startswith("blocks") and name.endswith("weight")
+        rate, decay = rates[id(parameter)]
+        assert rate == pytest.approx((0.2 if matrix else 0.1) * 0.5 ** (4 - expected[part])), name
+        assert decay == (0.0 if no_decay(name, parameter) else 0.3)
+
+
+def test_the_log_says_the_rate_of_the_heads_under_layer_decay(tiny):
+    groups = build_optimizers(tiny(), "adamw", lr=0.1, weight_decay=0.3, layer_decay=0.5)[0].param_groups
+    assert max(group["lr"] for group in groups) == 0.1
+
+
+def test_rows_that_grow_take_the_moments_of_their_source(tiny, clips):
+    model = tiny(dtype=torch.float32)
+    optimizers = build_optimizers(model, "adamw", lr=0.01, weight_decay=0.0)
+
+    def step(levels: list[int]) -> None:
+        model.zero_grad(set_to_none=True)
+        revit_step(model, clips().float(), torch.tensor([0, 1]), levels=levels, distillation=Distillation())
+        optimizers[0].step()
+
+    for _ in range(5):
+        step([2])
+    state = optimizers[0].state
+    before = {p: {k: v.clone() for k, v in moments.items()} for p, moments in state.items()}
+    model.grow(2)
+    grow_moments(optimizers, model, 2)
+    scale = model.blocks[0].norm1.scale
+    assert before[scale]["exp_avg"][:2].eq(0).all() and before[scale]["exp_avg"][2].ne(0).any()
+    for name in ("exp_avg", "exp_avg_sq"):
+        for level in range(3):
+            assert torch.equal(state[scale][name][level], before[scale][name][2])
+        assert torch.equal(state[model.distill_tokens][name][0], before[model.distill_tokens][name][1])
+        assert torch.equal(state[model.head.weight][name], before[model.head.weight][name])
+    assert model.pos_tables[0] not in state and model.patch_embeds[0].proj.weight not in state
+    step([0, 1, 2])
+    assert float(state[model.pos_tables[0]]["step"]) == 1  # of its own
+
+
+def test_an_average_of_grown_weights_is_the_average_grown(tiny):
+    first, second, mean = tiny(seed=1), tiny(seed=2), tiny(seed=3)
+    for ours, a, b in zip(mean.parameters(), first.parameters(), second.parameters(), strict=True):
+        ours.data = 0.25 * a.data + 0.75 * b.data
+    for model in (first, second, mean):
+        model.grow(2)
+    for ours, a, b in zip(mean.parameters(), first.parameters(), second.parameters(), strict=True):
+        torch.testing.assert_close(ours, 0.25 * a + 0.75 * b, rtol=1e-5, atol=1e-5)  # resampling is float32
 
 
 @pytest.mark.parametrize("kind", ["sgd", "adamw", "muon"])

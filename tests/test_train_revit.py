@@ -1,9 +1,11 @@
 """Stage 1 on real files: one seed gives one result, a run that was killed goes on as if it had not been."""
 
 import io
+import random
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from make_video import make_video
@@ -79,20 +81,38 @@ def test_one_seed_gives_one_result_and_another_seed_another(videos, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "overrides", [["solver.optimizer=adamw"], ["solver.optimizer=muon", "revit.grow_share=0.34"]]
+    "overrides",
+    [
+        ["solver.optimizer=adamw"],
+        ["solver.optimizer=muon", "revit.grow_share=0.34"],
+        ["solver.optimizer=adamw", "dtype=bfloat16", "data.num_workers=2", "revit.grow_share=0.5"],
+        ["solver.ema=0", "dtype=float16", "augment.mixup=0.8", "solver.batch_size=4"],
+    ],
+    ids=["adamw", "muon, growing", "bfloat16, workers", "float16, mixup"],
 )
 @pytest.mark.parametrize("kill_at", [2, 5])
 def test_a_run_killed_after_a_checkpoint_ends_bit_for_bit_as_if_it_had_not_been(
     videos, tmp_path, kill_at, overrides
 ):
+    """In the middle of an epoch: five videos in batches of two or four."""
     whole, _ = train(videos, tmp_path / "whole", *overrides)
     with pytest.raises(KeyboardInterrupt):
         train(videos, tmp_path / "cut", *overrides, kill_at=kill_at)
     assert not RunFolder(tmp_path / "cut").revit.exists()
     torch.manual_seed(99)
     resumed, said = train(videos, tmp_path / "cut", *overrides)
-    assert f"going on from step {kill_at // 2 * 2} of last.pt" in said
+    at = kill_at // 2 * 2
+    assert f"going on from step {at} of step_{at:08d}.pt\n" in said
     assert equal(resumed, whole)
+
+
+def test_of_all_generators_training_draws_from_torchs_alone_so_no_other_is_saved(videos, tmp_path):
+    """The recipe draws in every way there is: crops, colours, mixing, stochastic depth."""
+    python, numpy, theirs = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    train(videos, tmp_path, "augment.preset=deit", "augment.repeats=1", "solver.max_steps=2")
+    assert not torch.equal(torch.get_rng_state(), theirs)
+    assert random.getstate() == python
+    assert str(np.random.get_state()) == str(numpy) and (np.random.get_state()[1] == numpy[1]).all()
 
 
 def test_growing_starts_the_longer_lengths_from_the_shortest_at_its_step(videos, tmp_path):
@@ -127,5 +147,5 @@ def test_a_broken_video_is_named_and_left_out_and_above_the_limit_the_run_stops(
 def test_progress_of_a_run_with_other_networks_is_refused(videos, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         train(videos, tmp_path, kill_at=3)
-    with pytest.raises(InputError, match=r"last\.pt does not fit this model: .* of another shape"):
+    with pytest.raises(InputError, match=r"step_00000002\.pt is of a run with model\.options=\{'dim': 16, "):
         train(videos, tmp_path, "model.options.dim=32")

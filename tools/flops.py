@@ -4,6 +4,8 @@
     python tools/flops.py --model timesformer_base motionformer_base --views 1x3 --json costs.json
     python tools/flops.py --model all
     python tools/flops.py --model deit_small --token-lengths 14 7
+    python tools/flops.py --model deit_small --token-lengths 14 --reducer evit keep=0.7
+    python tools/flops.py --model dvt_t2t_vit_12
 
 Counts one multiply-add as one, as the papers do, attention included, norms and activations free. Nothing
 is run: the closed form of the architecture, held against torch's counter on the meta device, so that the
@@ -14,7 +16,9 @@ crops), the parameters of all lengths together, and parts of the cost: the patch
 distillation token adds, and the share of attention: its scores and sums of values, without its linear layers.
 
 The file is a list of rows with model, length, frames, crop, tokens, params, patch_embed_gmacs,
-distill_token_gmacs, attention_share, gmacs (per view), views and total_gmacs.
+distill_token_gmacs, attention_share, gmacs (per view), views, total_gmacs, and norm_gmacs: what fvcore and
+most published figures count for norms on top. A row of a cascade (dvt_*) is the cost up to the exit of that
+length. docs/rivals.md has the reducers.
 """
 
 import sys

@@ -7,16 +7,20 @@ longest, a distillation token. All else is shared.
 """
 
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from revit_video.backbones.outputs import Outputs
+from revit_video.backbones.reduced import check_reducer, through_fewer
 from revit_video.layers.block import Trunk
 from revit_video.layers.blocks import build_block
 from revit_video.layers.length_norm import LengthNorm
 from revit_video.layers.positions import resize_grid_table, sine_grid, sine_sequence, sine_table
+from revit_video.layers.reduce import Reduction, TokenState
 from revit_video.layers.stems import build_stem
 from revit_video.types import InputError, TokenGrid
 
@@ -77,6 +81,8 @@ class ReViT(nn.Module):
         class_token_only: the last block computes only what the heads read: same logits, lower cost.
         pre_logits: Motionformer's linear layer in front of the heads: its activation, a key of ACTIVATIONS.
         aux_head: a second head reads every patch, as LV-ViT's; the best one takes part in the prediction.
+        reducer: how tokens become fewer on the way through the blocks, an object of competitors/. It has no
+            weights, and `forward` can be given another one.
     """
 
     def __init__(
@@ -109,6 +115,7 @@ class ReViT(nn.Module):
         class_token_only: bool = False,
         pre_logits: str | None = None,
         aux_head: bool = False,
+        reducer: Reduction | None = None,
     ) -> None:
         super().__init__()
         _check_choice("pos_init", pos_init, POS_INITS)
@@ -163,6 +170,9 @@ class ReViT(nn.Module):
         self.head_distill = nn.Linear(dim, num_classes) if students else None
         self.aux_head = nn.Linear(dim, num_classes) if aux_head else None
         self._init_weights(pos_init=pos_init, zero_time_init=zero_time_init, init_scale=init_scale)
+        self.reducer = reducer
+        if reducer is not None:
+            check_reducer(self, reducer)
 
     @property
     def num_levels(self) -> int:
@@ -177,26 +187,42 @@ class ReViT(nn.Module):
         return self.token_lengths.index(token_length)
 
     def forward(
-        self, clips: Tensor, level: int = 0, *, full_output: bool = False, with_looks: bool = False
+        self,
+        clips: Tensor,
+        level: int = 0,
+        *,
+        full_output: bool = False,
+        with_looks: bool = False,
+        recompute: bool = False,
+        reducer: Reduction | None = None,
     ) -> Tensor | Outputs:
         """Logits (B, K) of clips (B, C, T, H, W) at one level; see `Outputs.prediction`.
 
         `full_output` returns the heads apart, with the last features and, `with_looks`, the class token's
         attention, for training (through `forward`, so that wrappers such as DistributedDataParallel see the
-        call).
+        call). `recompute` keeps of every block but the last its input alone, for the backward pass to run it
+        again (activation checkpointing). `reducer` takes the place of the model's own for this call.
         """
         grid = self.grids[level]
         x, prefix = self.embed(clips, grid)
         inside = TokenGrid(1, grid.height, grid.width, level) if self.frames_apart else grid
         looks: list[Tensor] = []
-        for block in self.blocks:
-            last = block is self.blocks[-1]
-            x = block(x, inside, prefix=prefix, looks=looks if with_looks and last else None)
+        kept, reducer = None, reducer or self.reducer
+        if reducer is not None:
+            x, kept = through_fewer(
+                self, x, inside, prefix, reducer, with_looks=with_looks, recompute=recompute
+            )
+        else:
+            for block in self.blocks:
+                last = block is self.blocks[-1]
+                run = partial(checkpoint, block, use_reentrant=False) if recompute and not last else block
+                x = run(x, inside, prefix=prefix, looks=looks if with_looks and last else None)
         if self.frames_apart:
+            x = x if kept is None else x[:, :prefix]  # the frames have lost other patches each
             x = x.unflatten(0, (len(clips), grid.frames)).mean(dim=1)  # all tokens, before the norm
             looks = [spread.flatten(2).unflatten(0, (len(clips), grid.frames)) for spread in looks]
             looks = [spread.transpose(1, 2).unflatten(-1, (grid.height, grid.width)) for spread in looks]
-        out = self.read(self.norm(x, level), prefix, inside)
+        out = self.read(self.norm(x, level), prefix, inside, kept)
         if looks:
             out = replace(out, looks=looks[0])
         return out if full_output else out.prediction()
@@ -226,18 +252,20 @@ class ReViT(nn.Module):
         head = torch.stack(prefix).to(tokens.dtype).expand(len(tokens), -1, -1)
         return torch.cat([head, tokens], dim=1), len(prefix)
 
-    def read(self, x: Tensor, prefix: int, grid: TokenGrid) -> Outputs:
-        """What the heads say of the normed tokens (B, P + t*S, D), or of (B, P, D) of a short last block."""
+    def read(self, x: Tensor, prefix: int, grid: TokenGrid, kept: TokenState | None = None) -> Outputs:
+        """What the heads say of the normed tokens (B, P + t*S, D), of those that are left of them, or of
+        (B, P, D) of a short last block.
+        """
         summary = x[:, :prefix]
         if self.pre_logits is not None:
             summary = self.activation(self.pre_logits(summary))
         distill_logits = self.head_distill(summary[:, 1]) if prefix == 2 else None
         patches = x[:, prefix:]
-        whole = patches.shape[1] > 0
+        whole = patches.shape[1] > 0 and kept is None
         features = patches.unflatten(1, (grid.frames, grid.height, grid.width)) if whole else None
         # Contiguous: for a slice of a batch torch may copy the weights for every row (docs/performance.md).
         aux_logits = self.aux_head(patches.contiguous()) if self.aux_head is not None else None
-        return Outputs(self.head(summary[:, 0]), distill_logits, features, aux_logits=aux_logits)
+        return Outputs(self.head(summary[:, 0]), distill_logits, features, aux_logits=aux_logits, kept=kept)
 
     @torch.no_grad()
     def grow(self, source: int) -> None:

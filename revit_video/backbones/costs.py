@@ -6,6 +6,7 @@ no memory. The suite holds it equal to both counters of report/macs.py for every
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -16,11 +17,12 @@ from revit_video.layers.block import DividedBlock, JointBlock
 from revit_video.layers.lv_stem import LVStem
 from revit_video.layers.mf_divided import MotionformerDividedBlock
 from revit_video.layers.patch_embed import ConvPatchEmbed, ResizePatchEmbed
+from revit_video.layers.reduce import TOKENS
 from revit_video.layers.t2t import Performer, T2TStem
 from revit_video.layers.trajectory import TrajectoryBlock
 from revit_video.report import closed_forms
 from revit_video.report.closed_forms import Macs, Tokens, transformer
-from revit_video.report.macs import count_macs_torch
+from revit_video.report.macs import count_macs_torch, count_norm_macs
 from revit_video.types import InputError
 
 COLUMNS = {  # of `cost_rows`, for report.tables
@@ -44,12 +46,21 @@ def level_gmacs(model: ReViT) -> list[float]:
     return [closed_form_macs(model, level).total / 1e9 for level in range(model.num_levels)]
 
 
-def cost_rows(names: Sequence[str], *, clips: int = 1, crops: int = 1, **changes) -> Iterator[dict]:
-    """One row per model and token length, as soon as it is known; `changes` are arguments of every model.
+def cost_rows(
+    names: Sequence[str],
+    *,
+    clips: int = 1,
+    crops: int = 1,
+    create: Callable[..., ReViT] = create_model,
+    **changes,
+) -> Iterator[dict]:
+    """One row per model and token length, as soon as it is known; `changes` are arguments of every model,
+    which `create` makes: competitors.zoo.create_model knows more names.
 
     Keys: model, length, frames (of the clip), crop, tokens (of it), params, gmacs (per view),
     patch_embed_gmacs and distill_token_gmacs (parts of it that a plain model of patch size 16 at that grid
-    has not or has otherwise), attention_share, views (as "1x3": clips x crops) and total_gmacs.
+    has not or has otherwise), attention_share, norm_gmacs (not in gmacs: what fvcore adds for norms), views
+    (as "1x3": clips x crops) and total_gmacs.
 
     `params` counts what lies in memory: all lengths' parts together. `attention_share` is the part of the
     multiply-adds that depends on how many tokens meet: the scores of attention and its sums of values, in
@@ -58,13 +69,14 @@ def cost_rows(names: Sequence[str], *, clips: int = 1, crops: int = 1, **changes
     """
     for name in names:
         with torch.device("meta"):  # sizes without numbers: no memory, no time
-            model = create_model(name, **changes).eval()
+            model = create(name, **changes).eval()
             clip = torch.zeros(1, 3, model.num_frames, *model.crop)
         for grid in model.grids:
             macs = closed_form_macs(model, grid.level)
             counted = count_macs_torch(model, clip, level=grid.level)
             assert counted == macs.total, f"{name}: closed form {macs.total}, torch's counter {counted}"
-            yield _row(name, model, grid.level, macs, views=(clips, crops))
+            norms = count_norm_macs(model, clip, level=grid.level)
+            yield _row(name, model, grid.level, macs, views=(clips, crops)) | {"norm_gmacs": norms / 1e9}
 
 
 def _row(name: str, model: ReViT, level: int, macs: Macs, *, views: tuple[int, int]) -> dict:
@@ -96,16 +108,45 @@ def closed_form_macs(model: ReViT, level: int = 0, *, prefix: int | None = None)
     Raises:
         InputError: a kind of block or patch embedding that has no closed form.
     """
+    if not isinstance(model, ReViT):
+        return model.closed_form(level)
+    n = tokens_of(model, level, prefix=prefix)
+    aux_tokens = 0 if model.aux_head is None else _aux_tokens(model, level)
+    blocks = None
+    if model.reducer is not None:
+        blocks, left = reduced_blocks(model, n)
+        aux_tokens = min(aux_tokens, left.grid)
     return transformer(
         _block_form(model),
-        tokens_of(model, level, prefix=prefix),
+        n,
         depth=len(model.blocks),
         num_classes=model.num_classes,
         stem=patch_embed_macs(model, level),
         prefix_only=model.blocks[-1].prefix_only,
         pre_logits=model.pre_logits is not None,
-        aux_tokens=0 if model.aux_head is None else _aux_tokens(model, level),
+        aux_tokens=aux_tokens,
+        blocks=blocks,
     )
+
+
+def reduced_blocks(model: ReViT, n: Tokens) -> tuple[Macs, Tokens]:
+    """All blocks of a model that reduces its tokens, the choice itself included, and the tokens in the
+    end.
+    """
+    form, frames, total = _block_form(model), 1, Macs()
+    if model.blocks[0].reduces == TOKENS and not model.frames_apart:
+        n = n.as_tokens()
+    if model.frames_apart:
+        n, frames, form = replace(n, frames=1), n.frames, closed_forms.joint
+    for block, step in zip(model.blocks, model.reducer.per_block(len(model.blocks)), strict=True):
+        if block.prefix_only or step is None:
+            total += form(n, prefix_only=block.prefix_only)
+            continue
+        left = replace(n, patches=step.left(n.patches))
+        total += closed_forms.shortened(form(n), n, left)
+        own = step.products(n.patches, prefix=n.prefix, planes=n.frames, dim=n.dim, heads=n.heads)
+        total, n = total + Macs(0, own), left
+    return total * frames, n
 
 
 def tokens_of(model: ReViT, level: int, *, prefix: int | None = None) -> Tokens:
@@ -143,6 +184,8 @@ def _block_form(model: ReViT) -> Callable[..., Macs]:
 
 def patch_embed_macs(model: ReViT, level: int) -> Macs:
     """Of a level's patch embedding: where two lengths differ in more than the number of their tokens."""
+    if not isinstance(model, ReViT):
+        return model.patch_embed_form(level)
     stem, n = model.patch_embeds[level], tokens_of(model, level)
     forms = {
         ConvPatchEmbed: _patches,

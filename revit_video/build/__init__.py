@@ -3,6 +3,7 @@ arguments.
 """
 
 from revit_video.build.device import build_device
+from revit_video.build.distributed import open_world
 from revit_video.build.jobs import (
     assigner_job,
     check_stages,
@@ -12,7 +13,9 @@ from revit_video.build.jobs import (
     test_job,
 )
 from revit_video.build.networks import build_model, recognizer_parts
+from revit_video.build.one_run import settings_that_stay
 from revit_video.build.passes import file_dataset
+from revit_video.build.plan import plan_lines, try_videos
 from revit_video.build.training import revit_job
 
 __all__ = [
@@ -23,8 +26,12 @@ __all__ = [
     "checkpoint_config",
     "file_dataset",
     "labels_job",
+    "open_world",
+    "plan_lines",
     "recognizer_parts",
     "revit_job",
     "run_plan",
+    "settings_that_stay",
     "test_job",
+    "try_videos",
 ]

@@ -12,6 +12,7 @@ from revit_video.backbones.costs import level_gmacs
 from revit_video.build.lists import build_split, check_classes, describe_list, label_samples
 from revit_video.build.networks import (
     build_assigner,
+    heads_of,
     identity,
     recognizer_state,
     trained_assigner,
@@ -22,12 +23,17 @@ from revit_video.config import Config, config_from_dict, override_config
 from revit_video.decode import DECODERS, DEFAULT_DECODER
 from revit_video.report.macs import count_macs
 from revit_video.report.provenance import provenance
+from revit_video.routing.labels import LabelRule
+from revit_video.routing.stored import router_at
+from revit_video.settings import AssignerConfig, LabelsConfig
 from revit_video.stages.assigner import AssignerJob
 from revit_video.stages.job import Device, RunFolder
 from revit_video.stages.labels import LabelsJob
 from revit_video.stages.test import TestJob
+from revit_video.train.assigner import AssignerLoss
 from revit_video.train.checkpoint import load_checkpoint
 from revit_video.train.optim import build_optimizers, cosine_factor
+from revit_video.train.scalars import refuse_missing_wandb
 from revit_video.types import InputError, Split
 
 STAGES = ("revit", "labels", "assigner", "test")
@@ -39,13 +45,15 @@ class RunPlan:
 
     output_dir: Path
     stages: tuple[str, ...]
-    resume: bool
+    resume: bool | str
+    wandb: str  # project, "" for none
 
 
 def run_plan(config: Config) -> RunPlan:
     """The stages that `config.stage` asks for, in order."""
     stages = STAGES if config.stage == "all" else (config.stage,)
-    return RunPlan(Path(config.output_dir), stages, config.resume)
+    refuse_missing_wandb(config.log.wandb)
+    return RunPlan(Path(config.output_dir), stages, config.resume, config.log.wandb)
 
 
 def checkpoint_config(checkpoint: Path, overrides: Sequence[str]) -> Config:
@@ -119,22 +127,25 @@ def labels_job(config: Config, folder: RunFolder, run: Device) -> LabelsJob:
     """The labels stage from the config and the trained backbone."""
     state = load_checkpoint(folder.revit, kind="revit")
     model, _ = trained_model(state, source=folder.revit, run=run)
-    _, samples = label_samples(config, state["class_names"], source=str(folder.revit))
+    heads = heads_of(state)
+    _, samples = label_samples(config, state["class_names"], source=str(folder.revit), heads=heads)
     dtype = str(run.dtype).removeprefix("torch.")
     protocol = f"{config.labels.split} list, 1 centre view, crop {config.data.crop}, {dtype}"
     evaluation = eval_job(config, samples, run, max_unreadable=config.data.max_unreadable)
-    return LabelsJob(model, evaluation, protocol)
+    return LabelsJob(model, evaluation, protocol, heads, label_rule(config.labels))
 
 
 def assigner_job(config: Config, folder: RunFolder, run: Device) -> AssignerJob:
     """Stage 2 from the config, the backbone's cost and the label list."""
     state = load_checkpoint(folder.revit, kind="revit")
     model, _ = trained_model(state, source=folder.revit, run=run)
-    split, samples = label_samples(config, state["class_names"], source=str(folder.revit))
+    source, heads = str(folder.revit), heads_of(state)
+    split, samples = label_samples(config, state["class_names"], source=source, heads=heads)
     torch.manual_seed(config.seed)
     assigner = build_assigner(config)
-    clip = torch.zeros(1, 3, 1, config.data.crop, config.data.crop)
     tla = config.assigner
+    clip = torch.zeros(1, 3, tla.frames, config.data.crop, config.data.crop)
+    costs = level_gmacs(model)
     return AssignerJob(
         assigner=assigner,
         samples=samples,
@@ -142,20 +153,25 @@ def assigner_job(config: Config, folder: RunFolder, run: Device) -> AssignerJob:
         holdout_list=lambda part: eval_job(config, part, replace(run, dtype=torch.float32), one_frame=True),
         optimizers=build_optimizers(assigner, "adamw", lr=tla.base_lr, weight_decay=tla.weight_decay),
         lr_factor=lambda step, total: cosine_factor(step, total, warmup=max(1, total // 20)),
-        costs=level_gmacs(model),
+        costs=costs,
         assigner_cost=count_macs(assigner, clip) / 1e9,
-        budget=config.router.budget,
+        router=config.router.kind,
+        budget=budget_share(config, costs),
         epochs=tla.epochs,
         batch_size=tla.batch_size,
         holdout_share=config.router.holdout_share,
-        none_right=config.labels.none_right,
+        label_rule=label_rule(config.labels),
+        loss=assigner_loss(tla, costs),
         class_weight=tla.class_weight,
         soft_labels=tla.soft_labels,
+        calibrate=tla.calibrate,
         run=run,
         seed=config.seed,
         num_workers=config.data.num_workers,
+        prefetch=config.data.prefetch,
         max_unreadable=config.data.max_unreadable,
-        identity=identity(config, split.class_names),
+        max_skipped=config.solver.max_skipped_steps,
+        identity=identity(config, split.class_names, split.heads),
     )
 
 
@@ -164,7 +180,8 @@ def test_job(config: Config, checkpoint: Path, run: Device) -> TestJob:
     state = recognizer_state(checkpoint)
     model, trained = trained_model(state, source=checkpoint, run=run)
     whole = state["kind"] == "recognizer"
-    split = check_classes(build_split(config, "test"), state["class_names"], source=str(checkpoint))
+    source, heads = str(checkpoint), heads_of(state)
+    split = check_classes(build_split(config, "test"), state["class_names"], source=source, heads=heads)
     test, decoder = config.test, config.data.decoder
     if decoder == "auto":
         decoder = DEFAULT_DECODER
@@ -172,12 +189,14 @@ def test_job(config: Config, checkpoint: Path, run: Device) -> TestJob:
         model=model,
         costs=state["router"]["costs"] if whole else level_gmacs(model),
         assigner=trained_assigner(trained, state, source=checkpoint, run=run) if whole else None,
-        router=router_at(state["router"], config.router.budget) if whole else None,
+        router=tested_router(config, state["router"]) if whole else None,
+        share=config.router.share,
         evaluation=eval_job(config, split.samples, run, **view_settings(config)),
         num_clips=test.num_ensemble_views,
         num_crops=test.num_spatial_crops,
         batch_size=test.batch_size,
         class_names=split.class_names,
+        heads=split.heads,
         title=f"{config.model.name} on {config.data.dataset}",
         throughput=test.throughput,
         plots=config.report.plots,
@@ -186,10 +205,23 @@ def test_job(config: Config, checkpoint: Path, run: Device) -> TestJob:
     )
 
 
-def router_at(router: dict, budget: float) -> dict:
-    """The router with the bias and the threshold of another budget, one of those that training solved."""
-    solved = {row["budget"]: row for row in [*router["curve"], router]}
-    if budget not in solved:
-        known = ", ".join(f"{number:g}" for number in sorted(solved))
-        raise InputError(f"router.budget is {budget:g}, but this checkpoint was solved for {known}")
-    return {**router, **{key: solved[budget][key] for key in ("budget", "bias", "threshold")}}
+def tested_router(config: Config, state: dict) -> dict:
+    """The checkpoint's router at the config's budget and of its kind."""
+    return router_at(state, budget_share(config, state["costs"]), config.router.kind, say=print)
+
+
+def budget_share(config: Config, costs: Sequence[float]) -> float:
+    """The budget as a share of the longest length's cost."""
+    router = config.router
+    return router.budget_gmacs / costs[0] if router.budget_gmacs else router.budget
+
+
+def label_rule(labels: LabelsConfig) -> LabelRule:
+    return LabelRule(labels.rule, none_right=labels.none_right, epsilon=labels.epsilon)
+
+
+def assigner_loss(assigner: AssignerConfig, costs: Sequence[float]) -> AssignerLoss:
+    relative = tuple(cost / costs[0] for cost in costs)
+    return AssignerLoss(
+        assigner.loss, gamma=assigner.focal_gamma, cost_weight=assigner.cost_weight, costs=relative
+    )

@@ -11,11 +11,15 @@ import torch
 import revit_video
 from revit_video.backbones.core import ReViT
 from revit_video.backbones.costs import level_gmacs
-from revit_video.backbones.zoo import create_model
 from revit_video.build.device import build_device
+from revit_video.competitors.zoo import create_model
 from revit_video.config import Config, config_from_dict, config_to_dict
+from revit_video.data.classes import class_lists, order_of
+from revit_video.evaluate.heads import NAMES, Heads
 from revit_video.routing.assigner import Assigner
-from revit_video.routing.router import AssignerRouter
+from revit_video.routing.router import Router
+from revit_video.routing.rule import cascade_rule
+from revit_video.routing.stored import prices_of, router_at, rule_of
 from revit_video.stages.job import Device
 from revit_video.train.checkpoint import load_checkpoint, load_weights
 from revit_video.types import InputError
@@ -47,23 +51,35 @@ def build_assigner(config: Config) -> Assigner:
     """The assigner with fresh weights."""
     tla = config.assigner
     return Assigner(
-        len(config.model.token_lengths), width=tla.width, depth=tla.depth, image_size=tla.image_size
+        len(config.model.token_lengths),
+        width=tla.width,
+        depth=tla.depth,
+        image_size=tla.image_size,
+        frames=tla.frames,
     )
 
 
-def identity(config: Config, class_names: Sequence[str]) -> dict:
+def identity(config: Config, class_names: Sequence[str], heads: Sequence[int] = ()) -> dict:
     """What a checkpoint says of itself: enough to rebuild the model and to refuse other data."""
     return {
         "config": config_to_dict(config),
         "class_names": list(class_names),
+        "heads": list(heads),
         "versions": {"revit_video": revit_video.__version__, "torch": str(torch.__version__)},
     }
 
 
-def start_from(model: ReViT, path: str, class_names: Sequence[str]) -> tuple[str, ...]:
+def heads_of(state: dict) -> Heads:
+    """How many classes each list of a checkpoint has; () for one list."""
+    return tuple(state.get("heads", ()))
+
+
+def start_from(
+    model: ReViT, path: str, class_names: Sequence[str], heads: Sequence[int] = ()
+) -> tuple[str, ...]:
     """Weights of another run of the same architecture. Heads go by the names of the classes: in another order
-    their rows are put in order, for other classes they keep their fresh weights. Returns what the user
-    should know of that.
+    their rows are put in order, for other classes they keep their fresh weights. With several lists of
+    classes (`heads`) that goes for the rows of each. Returns what the user should know of that.
     """
     state = load_checkpoint(path)
     if "model" not in state or "class_names" not in state:
@@ -71,17 +87,26 @@ def start_from(model: ReViT, path: str, class_names: Sequence[str]) -> tuple[str
             f"{path} holds {state['kind']!r}; expected a trained backbone "
             "(checkpoints/revit.pt or recognizer.pt)"
         )
-    weights, before = dict(state["model"]), state["class_names"]
-    heads = [name for name in weights if name.startswith(HEADS)]
-    order, note = match_classes(before, class_names)
-    if order is None:
-        fresh = model.state_dict()
-        weights = {name: value for name, value in weights.items() if name not in heads}
+    before, now = class_lists(state["class_names"], heads_of(state)), class_lists(class_names, tuple(heads))
+    weights, fresh = dict(state["model"]), model.state_dict()
+    if len(before) != len(now):
+        pairs = [(None, f"its head is left out, as it is for {len(before)} lists of classes, not {len(now)}")]
+    else:
+        pairs = [match_classes(*lists) for lists in zip(before, now, strict=True)]
+    orders, notes = zip(*pairs, strict=True)
+    names = [name for name in weights if name.startswith(HEADS)]
+    if all(order is None for order in orders):
+        weights = {name: value for name, value in weights.items() if name not in names}
         weights |= {name: value for name, value in fresh.items() if name.startswith(HEADS)}
     else:
-        weights |= {name: weights[name][order] for name in heads}
+        sizes = [[len(classes) for classes in lists] for lists in (before, now)]
+        for name in [name for name in names if name in fresh]:
+            ours, theirs = fresh[name].split(sizes[1]), weights[name].split(sizes[0])
+            rows = zip(ours, theirs, orders, strict=True)
+            weights[name] = torch.cat([a if order is None else b[order] for a, b, order in rows])
     load_weights(model, weights, source=path)
-    return (f"{path}: {note}",)
+    called = [f"{name}s: " for name in NAMES] if len(notes) > 1 else [""]
+    return tuple(f"{path}: {what}{note}" for what, note in zip(called, notes, strict=True))
 
 
 def match_classes(before: Sequence[str], now: Sequence[str]) -> tuple[list[int] | None, str]:
@@ -89,16 +114,20 @@ def match_classes(before: Sequence[str], now: Sequence[str]) -> tuple[list[int] 
 
     Classes without names ("class 0", ...) are taken to be the same in the same order if they are as many.
     """
-    same_number = len(before) == len(now)
     if list(before) == list(now):
         return list(range(len(now))), "its head is kept, for the same classes"
-    if same_number and len(set(now)) == len(now) and set(before) == set(now):
-        place = {name: number for number, name in enumerate(before)}
-        return [place[name] for name in now], "its head is kept, its classes put into the order of the data"
-    unnamed = [f"class {number}" for number in range(len(now))]
-    if same_number and unnamed in (list(before), list(now)):
+    order = order_of(now, before)
+    if order is not None:
+        return order, "its head is kept, its classes put into the order of the data"
+    if len(before) == len(now) and (is_numbered(before) or is_numbered(now)):
         return list(range(len(now))), "its head is kept; without class names its classes cannot be compared"
     return None, f"its head is left out, as it is for {len(before)} other classes"
+
+
+def is_numbered(names: Sequence[str]) -> bool:
+    """Whether these are the names of classes without names: "class 0", "class 1", ..."""
+    first = names[0].removeprefix("class ")
+    return first.isdecimal() and list(names) == [f"class {int(first) + i}" for i in range(len(names))]
 
 
 def trained_model(state: dict, *, source: Path, run: Device) -> tuple[ReViT, Config]:
@@ -128,22 +157,33 @@ def recognizer_state(checkpoint: Path) -> dict:
     return state
 
 
-def recognizer_parts(checkpoint: Path, *, device: str, dtype: str) -> dict:
-    """The fields of a `Recognizer` from a joint checkpoint or a backbone's."""
+def recognizer_parts(
+    checkpoint: Path, *, device: str, dtype: str, budget: float | None = None, kind: str | None = None
+) -> dict:
+    """The fields of a `Recognizer` from a joint checkpoint or a backbone's; None: budget and router of the
+    checkpoint.
+    """
     state = recognizer_state(checkpoint)
     run = build_device(
         replace(config_from_dict(state["config"], source=str(checkpoint)), device=device, dtype=dtype)
     )
     model, config = trained_model(state, source=checkpoint, run=run)
     whole = state["kind"] == "recognizer"
-    router = state["router"] if whole else {"costs": level_gmacs(model), "bias": 0.0, "assigner_cost": 0.0}
+    costs, look, rule = level_gmacs(model), 0.0, cascade_rule(0.0, model.num_levels)
+    if whole:
+        solved = state["router"]
+        if budget is not None or kind is not None:
+            asked = solved["budget"] if budget is None else budget
+            solved = router_at(solved, asked, kind or solved.get("kind", "assigner"))
+        (costs, look), rule = (prices_of(solved).levels, prices_of(solved).look), rule_of(solved)
     assigner = trained_assigner(config, state, source=checkpoint, run=run) if whole else None
     return {
-        "router": AssignerRouter(model, assigner, costs=router["costs"], bias=router["bias"]),
+        "router": Router(model, assigner, costs=costs, rule=rule, look=look, heads=heads_of(state)),
         "config": config,
         "class_names": tuple(state["class_names"]),
+        "heads": heads_of(state),
         "run": run,
         "source": str(checkpoint),
         "has_assigner": whole,
-        "assigner_gmacs": router["assigner_cost"],
+        "share": config.router.share,
     }

@@ -14,11 +14,17 @@ from revit_video.convert.pretrained import guess_model, own_crop
 from revit_video.convert.read import read_weights
 from revit_video.convert.rename import Renamed, rename
 from revit_video.convert.report import report_text
+from revit_video.data.epic_kitchens import epic_classes
 from revit_video.data.list_files import read_class_names
 from revit_video.train.checkpoint import save_checkpoint
 from revit_video.types import InputError
 
-LISTS = {"ssv2": "ssv2", "imagenet": "image_folders"}  # dataset -> data.dataset; the rest is kinetics
+LISTS = {  # dataset -> data.dataset; the rest is kinetics
+    "ssv2": "ssv2",
+    "imagenet": "image_folders",
+    "epic": "epic_kitchens",
+}
+EPIC_TARGETS = {(97,): "verb", (300,): "noun"}  # EPIC-KITCHENS-100's numbers of classes
 
 
 def convert_file(
@@ -28,7 +34,7 @@ def convert_file(
     source: str | None = None,
     model: str | None = None,
     token_lengths: Sequence[int] = (),
-    dataset: str = "kinetics400",
+    dataset: str | None = None,
     class_names: Path | None = None,
     resize: str = "bicubic",
     new_head: int = 0,
@@ -40,8 +46,9 @@ def convert_file(
     Args:
         model: a name of the zoo; None: by the sizes of the weights.
         token_lengths: of the ReViT, longest first; none: the one length the weights were trained at.
-        dataset: what the weights were trained on, a key of convert.preprocessing.DATASETS.
-        class_names: a file with a name per line, or JSON; None: "class 0", "class 1", ...
+        dataset: what the weights were trained on, one of convert.preprocessing.DATASETS; None: by their kind.
+        class_names: a file with a name per line, or JSON, or for EPIC-KITCHENS the folder of its lists; None:
+            "class 0", "class 1", ...
         new_head: number of classes of a new head; 0: keep the head.
         overrides: settings as key=value, over those that follow from the weights.
 
@@ -64,8 +71,15 @@ def convert_file(
             f"{path} ({renamed.source}, dim {len(renamed.tensors['class_token'])}, depth {renamed.depth}) is "
             "no model of the zoo; give --model NAME and what differs, such as model.options.heads=4"
         )
-    config = weights_config(renamed, name, dataset, lengths=token_lengths, named=model, overrides=overrides)
-    names = tuple(read_class_names(class_names)) if class_names else numbered(classes)
+    heads = () if new_head else renamed.heads
+    dataset = dataset or usual_dataset(renamed)
+    if heads and dataset != "epic":
+        raise InputError(f"{path} has heads of {heads[0]} and {heads[1]} classes; give --dataset epic")
+    target = {"target": epic_target(heads or (classes,), origin=str(path))} if dataset == "epic" else {}
+    config = weights_config(
+        renamed, name, dataset, lengths=token_lengths, named=model, overrides=overrides, **target
+    )
+    names = names_of(class_names, config) if class_names else numbered(classes)
     if len(names) != classes:
         raise InputError(f"{class_names} names {len(names)} classes, the weights have {classes}")
     network = build_model(config, classes)
@@ -74,7 +88,7 @@ def convert_file(
     say(report_text(rows))
     say(f"\n{describe(config)}")
     network.load_state_dict(state)
-    made = {"kind": "revit", "model": network.state_dict(), "step": 0, **identity(config, names)}
+    made = {"kind": "revit", "model": network.state_dict(), "step": 0, **identity(config, names, heads)}
     save_checkpoint({**made, "converted_from": renamed.source}, out)
 
 
@@ -86,6 +100,7 @@ def weights_config(
     lengths: Sequence[int] = (),
     named: str | None = None,
     overrides: Sequence[str] = (),
+    target: str = "",
 ) -> Config:
     """The settings these weights were trained with, as far as they and the zoo tell; overrides win."""
     known = zoo.MODELS[name].keywords if name in zoo.MODELS else {}
@@ -94,6 +109,7 @@ def weights_config(
     made["data"] = {
         "root": ".",
         "dataset": LISTS.get(dataset, "kinetics"),
+        "target": target,
         "num_frames": frames,
         "crop": crop,
     }
@@ -104,6 +120,7 @@ def weights_config(
     seen = preprocessing_of(renamed.source, dataset=dataset, num_frames=frames, crop=crop)
     made["data"] |= {"mean": list(seen.mean), "std": list(seen.std), "channel_order": seen.channel_order}
     made["data"] |= {"sampling": seen.sampling, "sampling_rate": seen.sampling_rate}
+    made["data"] |= {"sampling_rule": seen.sampling_rule}
     made["data"] |= {"test_short_side": seen.short_side, "crop": crop, "num_frames": frames}
     made["data"] |= {"train_jitter": [crop * 8 // 7, crop * 10 // 7]}
     made["model"]["token_lengths"] = list(lengths) or [crop // patch]
@@ -127,6 +144,32 @@ def own_options(renamed: Renamed, known: dict) -> dict:
     return options
 
 
+def usual_dataset(renamed: Renamed) -> str:
+    """What weights of this kind are mostly trained on."""
+    if renamed.heads:
+        return "epic"
+    return "kinetics400" if renamed.is_video else "imagenet"
+
+
+def epic_target(heads: Sequence[int], *, origin: str) -> str:
+    """`data.target` of a model of EPIC-KITCHENS with so many classes."""
+    target = "both" if len(heads) > 1 else EPIC_TARGETS.get(tuple(heads))
+    if target is None:
+        raise InputError(
+            f"{origin} has one head of {heads[0]} classes; of EPIC-KITCHENS are heads of 97 verbs, of 300 "
+            "nouns, or both; give another --dataset"
+        )
+    return target
+
+
+def names_of(source: Path, config: Config) -> tuple[str, ...]:
+    """The names of the classes from a file, or from the folder of EPIC-KITCHENS' lists."""
+    if not (source.is_dir() and config.data.dataset == "epic_kitchens"):
+        return tuple(read_class_names(source))
+    verbs, nouns = epic_classes(source)
+    return {"verb": verbs, "noun": nouns, "both": verbs + nouns}[config.data.target]
+
+
 def numbered(classes: int) -> tuple[str, ...]:
     """The names that a Kinetics list without names has."""
     return tuple(f"class {i}" for i in range(classes))
@@ -136,8 +179,9 @@ def describe(config: Config) -> str:
     """How clips must look for these weights, in one line."""
     data = config.data
     stride = f" every {data.sampling_rate} frames" if data.sampling == "dense" else ""
+    rule = f"{data.sampling}{stride}, rule {data.sampling_rule}"
     order = data.channel_order.upper()
     return (
-        f"{data.num_frames} frames ({data.sampling}{stride}) of {data.crop} px, {order}, mean {data.mean}, "
+        f"{data.num_frames} frames ({rule}) of {data.crop} px, {order}, mean {data.mean}, "
         f"std {data.std}: taken from the weights' family and data set; change it by data.*=..."
     )

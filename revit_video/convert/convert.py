@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from revit_video.backbones.core import ReViT
+from revit_video.competitors.dvt import DVT
+from revit_video.convert.dvt import convert_dvt
 from revit_video.convert.fit import fit
 from revit_video.convert.rename import rename
 from revit_video.convert.report import Tally
@@ -16,7 +18,7 @@ def convert_state_dict(
     state: Mapping[str, Tensor],
     source: str | None = None,
     *,
-    target: ReViT | None = None,
+    target: ReViT | DVT | None = None,
     resize: str = "bicubic",
     new_head: bool = False,
     origin: str = "the state dict",
@@ -35,6 +37,8 @@ def convert_state_dict(
     Raises:
         InputError: a name has no rule, a parameter has no source, or sizes differ; the message lists all.
     """
+    if isinstance(target, DVT):
+        return convert_dvt(state, target, new_head=new_head, origin=origin)
     renamed = rename(state, source, origin=origin)
     if target is not None:
         return fit(renamed, target, origin=origin, resize=resize, new_head=new_head)

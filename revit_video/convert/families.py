@@ -19,6 +19,7 @@ class Family:
 
     marks: regexes; a state dict with a key that matches one belongs here.
     prepare: splits and joins tensors where theirs and ours are not one to one, before the table.
+    heads: how many classes each list has, () for one list, see evaluate.heads.
     """
 
     title: str
@@ -26,6 +27,7 @@ class Family:
     table: Callable[[State], Table]
     prepare: Callable[[State], State] = field(default=dict)
     is_video: bool = False
+    heads: Callable[[State], tuple[int, ...]] = lambda state: ()
 
 
 FAMILIES: dict[str, Family] = {
@@ -38,6 +40,7 @@ FAMILIES: dict[str, Family] = {
         motionformer.table,
         motionformer.prepare,
         is_video=True,
+        heads=motionformer.heads,
     ),
     "hf_timesformer": Family(
         "Hugging Face TimeSformer",

@@ -39,6 +39,12 @@ def prepare(state: State) -> State:
     return split
 
 
+def heads(state: State) -> tuple[int, ...]:
+    """Numbers of verbs and nouns where there is a head for each, () where there is one head."""
+    two = [f"head{i}.weight" for i in (0, 1)]
+    return tuple(len(state[key]) for key in two) if all(key in state for key in two) else ()
+
+
 def table(state: State) -> Table:
     kernel = state.get("patch_embed_3d.proj.weight")
     flat = kernel is None or kernel.shape[2] == 1

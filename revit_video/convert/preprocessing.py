@@ -40,6 +40,7 @@ class Preprocessing:
     channel_order: str  # rgb | bgr
     sampling: str  # dense | segments
     sampling_rate: int
+    sampling_rule: str  # slowfast: the official code's, by which the published accuracies were measured
     short_side: int  # pixels in evaluation; 0: the crop
     flip: bool
 
@@ -65,6 +66,7 @@ def preprocessing_of(source: str, *, dataset: str, num_frames: int, crop: int) -
         channel_order="bgr" if base == "timesformer" and is_ssv2 else "rgb",
         sampling="segments" if is_ssv2 else "dense",
         sampling_rate=rate,
+        sampling_rule="slowfast" if base in ("timesformer", "motionformer") else "centred",
         short_side=int(crop / share) if share else 0,
         flip=not is_ssv2,
     )

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from revit_video.backbones import zoo
 from revit_video.backbones.core import ReViT
+from revit_video.competitors import zoo as competitors
+from revit_video.convert.convert import convert_state_dict
 from revit_video.convert.fit import fit
 from revit_video.convert.read import WeightsFile, read_weights
 from revit_video.convert.rename import Renamed, rename
@@ -28,7 +30,8 @@ def create_model(
     """create_model("timesformer_base", weights="TimeSformer_divST_8x32_224_K400.pyth")
 
     Args:
-        name: a model of backbones.zoo. `changes` are arguments of `ReViT`: token_lengths, num_frames, ...
+        name: a model of competitors.zoo, which has all of backbones.zoo. `changes` are arguments of `ReViT`:
+            token_lengths, num_frames, ...
         weights: a file of any family of convert.families, of any geometry, or a checkpoint of this project of
             the same architecture. `num_classes` is the file's unless it is given.
         source: the family; None: by the names in the file.
@@ -40,11 +43,15 @@ def create_model(
         InputError: the file cannot be read or does not fit; the message names it, its keys and the remedy.
     """
     if weights is None:
-        return zoo.create_model(name, **changes)
+        return competitors.create_model(name, **changes)
     file = read_weights(weights)
     if file.ours:
         return _own_checkpoint(name, file, new_head=new_head, changes=changes)
     origin = str(file.path)
+    if name in competitors.CASCADES:
+        model = competitors.create_model(name, **changes)
+        state, rows = convert_state_dict(file.state, target=model, new_head=new_head, origin=origin)
+        return _loaded(model, state, rows, say)
     renamed = rename(file.state, source, origin=origin)
     if "num_classes" not in changes:
         if new_head:
@@ -54,8 +61,11 @@ def create_model(
                 f"{origin} has no head; give num_classes and new_head (--new-head K) to start one"
             )
         changes = {**changes, "num_classes": len(renamed.tensors["head.weight"])}
-    model = zoo.create_model(name, **changes)
-    state, rows = fit(renamed, model, origin=origin, resize=resize, new_head=new_head)
+    model = competitors.create_model(name, **changes)
+    return _loaded(model, *fit(renamed, model, origin=origin, resize=resize, new_head=new_head), say)
+
+
+def _loaded(model: ReViT, state: dict, rows: list[dict], say: Callable[[str], None] | None) -> ReViT:
     model.load_state_dict(state)
     if say is not None:
         say(report_text(rows))
@@ -69,7 +79,7 @@ def _own_checkpoint(name: str, file: WeightsFile, *, new_head: bool, changes: di
         changes = {**changes, "num_classes": len(state["head.weight"])}
     if "token_lengths" not in changes and "token_lengths" in (trained := file.ours["config"]["model"]):
         changes = {**changes, "token_lengths": tuple(trained["token_lengths"])}
-    model = zoo.create_model(name, **changes)
+    model = competitors.create_model(name, **changes)
     if new_head:
         state |= {key: value for key, value in model.state_dict().items() if "head" in key.split(".")[0]}
     load_weights(model, state, source=file.path)

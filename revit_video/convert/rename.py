@@ -26,6 +26,7 @@ class Renamed:
 
     theirs: our name -> their name, for messages.
     dropped: their name -> why nothing needs it, and what it was.
+    heads: how many classes each list has, () for one list.
     """
 
     source: str
@@ -34,6 +35,7 @@ class Renamed:
     grid: TokenGrid
     theirs: dict[str, str]
     dropped: dict[str, tuple[str, Tensor]]
+    heads: tuple[int, ...] = ()
 
     @property
     def depth(self) -> int:
@@ -76,7 +78,7 @@ def rename(state: Mapping[str, Tensor], source: str | None = None, *, origin: st
             f"names); its first keys are {first_keys(state)}. Is the file whole?"
         )
     grid = own_grid(tensors, prepared, origin=origin)
-    return Renamed(source, family.is_video, tensors, grid, theirs, dropped)
+    return Renamed(source, family.is_video, tensors, grid, theirs, dropped, family.heads(state))
 
 
 def to_our_shape(name: str, tensor: Tensor) -> Tensor:

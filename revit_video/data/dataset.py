@@ -5,8 +5,8 @@ project are lists for it.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -21,26 +21,41 @@ from revit_video.types import InputError, VideoSample, View
 
 @dataclass(frozen=True)
 class Item:
-    """All views of one video: clips uint8 (V, T, C, H, W). A video that cannot be read has no clips but a
-    reason.
+    """All views of one video: clips uint8 (V, T, C, H, W) and the label of each. A video that cannot be read
+    has no clips but a reason.
     """
 
     index: int
-    label: int
+    label: int  # of the video, and of its first clip where it could be read
     clips: Tensor | None
     unreadable: str = ""
+    clip_labels: tuple[int, ...] = ()  # V of them: a mirrored clip may have another label than its video
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Items side by side: clips uint8 (B, V, T, C, H, W) of the readable videos, their labels (B,) and list
-    indices (B,).
+    """Items side by side. B counts the readable videos only.
+
+    Attributes:
+        clips: uint8 (B, V, T, C, H, W).
+        labels: (B,), of the first clip of each video. In evaluation all its clips have that label.
+        indices: (B,), places in the list.
+        rows: (B,), places in the batch that was asked for, unreadable videos counted; of the batch of all
+            processes where several share one.
+        clip_labels: (B, V), the label of every clip.
+        unreadable: the other items.
     """
 
     clips: Tensor
     labels: Tensor
     indices: Tensor
+    rows: Tensor
+    clip_labels: Tensor
     unreadable: tuple[Item, ...] = ()
+
+    def pin_memory(self) -> Batch:
+        """Its clips in page-locked memory, from where a GPU copies them while others compute."""
+        return replace(self, clips=self.clips.pin_memory())
 
 
 class VideoDataset(Dataset):
@@ -54,6 +69,9 @@ class VideoDataset(Dataset):
         cache: keep every video's frames in memory after the first read, at the transform's largest short side
             (small data sets, no worker processes).
         seed: with the epoch and the index it fixes every draw, whatever the number of workers.
+        repeats: clips (or sets of views) of a video, each with draws of its own, from one decoding (repeated
+            augmentation, arXiv:1902.05509). It is decoded at the largest short side that was drawn, and
+            resized once more for the others.
 
     Items are asked for by (epoch, index). A video that cannot be read is returned as such; it is never
     replaced.
@@ -68,9 +86,12 @@ class VideoDataset(Dataset):
         decoder: str = "auto",
         cache: bool = False,
         seed: int = 0,
+        repeats: int = 1,
     ) -> None:
+        if repeats < 1:
+            raise InputError(f"repeats is {repeats}, but a video must give at least 1 clip")
         self.samples, self.pick_views, self.transform = SampleList(samples), pick_views, transform
-        self.decoder, self.seed = decoder, seed
+        self.decoder, self.seed, self.repeats = decoder, seed, repeats
         self.cache: dict[str, tuple[np.ndarray, float]] | None = {} if cache else None
 
     def __len__(self) -> int:
@@ -81,34 +102,49 @@ class VideoDataset(Dataset):
         sample = self.samples[index]
         rng = random.Random(f"{self.seed}/{epoch}/{index}")
         try:
-            clips, label = self.read(sample, rng)
+            clips, labels = self.read(sample, rng)
         except DecodeError as error:
             return Item(index, sample.label, None, str(error))
-        return Item(index, label, clips)
+        return Item(index, labels[0], clips, clip_labels=labels)
 
-    def read(self, sample: VideoSample, rng: random.Random) -> tuple[Tensor, int]:
-        """All views of one video, uint8 (V, T, C, H, W), and its label; a DecodeError where it cannot be
+    def read(self, sample: VideoSample, rng: random.Random) -> tuple[Tensor, tuple[int, ...]]:
+        """All views of one video, uint8 (V, T, C, H, W), and their labels; a DecodeError where it cannot be
         read.
         """
-        short_side = self.transform.short_side(rng)
         if self.cache is not None:
             everything, fps = self._cached(sample.path)
             begin, num_frames = extent(sample, len(everything), self.decoder)
-            views = self.pick_views(num_frames, rng, fps)
-            taken = [begin + np.array(view.frames) for view in views]
-            pictures = [resize_short_side(everything[rows], short_side) for rows in taken]
+            drawn = self._draw(num_frames, rng, fps)
+            shown = (everything[begin + np.array(view.frames)] for view, _ in drawn)
         else:
             with open_video(sample.path, decoder=self.decoder) as video:
                 begin, num_frames = extent(sample, video.num_frames, video.decoder)
-                views = self.pick_views(num_frames, rng, frame_rate(video))
-                wanted, place = np.unique([view.frames for view in views], return_inverse=True)
-                decoded = video.frames((begin + wanted).tolist(), short_side=short_side)
-            pictures = [decoded[rows] for rows in place.reshape(len(views), -1)]
+                drawn = self._draw(num_frames, rng, frame_rate(video))
+                wanted = np.unique([view.frames for view, _ in drawn])
+                largest = max(side for _, side in drawn)
+                decoded = video.frames((begin + wanted).tolist(), short_side=largest)
+            shown = (decoded[np.searchsorted(wanted, view.frames)] for view, _ in drawn)
         made = [
-            self.transform(frames, view, sample.label, rng)
-            for frames, view in zip(pictures, views, strict=True)
+            self.transform(resize_short_side(frames, side), view, sample.label, rng)
+            for frames, (view, side) in zip(shown, drawn, strict=True)
         ]
-        return torch.stack([clip for clip, _ in made]), made[0][1]
+        return torch.stack([clip for clip, _ in made]), tuple(label for _, label in made)
+
+    def item_bytes(self) -> int:
+        """Of the clips of one video, found out on an empty one."""
+        rng, num_bytes = random.Random(0), 0
+        for view, side in self._draw(1, rng, 0.0):
+            frames = np.zeros((len(view.frames), side, side, 3), np.uint8)
+            num_bytes += self.transform(frames, view, 0, rng)[0].nbytes
+        return num_bytes
+
+    def _draw(self, num_frames: int, rng: random.Random, fps: float) -> list[tuple[View, int]]:
+        """The views to read, each with the short side that its frames get, in pixels."""
+        drawn = []
+        for _ in range(self.repeats):
+            side = self.transform.short_side(rng)
+            drawn += [(view, side) for view in self.pick_views(num_frames, rng, fps)]
+        return drawn
 
     def _cached(self, path: str) -> tuple[np.ndarray, float]:
         """All frames of a video, and how many of them make a second."""
@@ -138,15 +174,20 @@ def extent(sample: VideoSample, num_frames: int, decoder: str) -> tuple[int, int
     return sample.begin, there
 
 
-def collate(items: Sequence[Item]) -> Batch:
-    """Stack the readable items; name the others."""
-    good = [item for item in items if item.clips is not None]
-    clips = torch.stack([item.clips for item in good]) if good else torch.empty(0, dtype=torch.uint8)
+def collate(items: Sequence[Item], *, first_row: int = 0) -> Batch:
+    """Stack the readable items; name the others. `first_row` is the row of the first item."""
+    good = [(row, item) for row, item in enumerate(items, start=first_row) if item.clips is not None]
+
+    def column(values: Sequence) -> Tensor:
+        return torch.tensor(values, dtype=torch.long)
+
     return Batch(
-        clips,
-        torch.tensor([item.label for item in good], dtype=torch.long),
-        torch.tensor([item.index for item in good], dtype=torch.long),
-        tuple(item for item in items if item.clips is None),
+        clips=torch.stack([item.clips for _, item in good]) if good else torch.empty(0, dtype=torch.uint8),
+        labels=column([item.label for _, item in good]),
+        indices=column([item.index for _, item in good]),
+        rows=column([row for row, _ in good]),
+        clip_labels=column([item.clip_labels for _, item in good]),
+        unreadable=tuple(item for item in items if item.clips is None),
     )
 
 
@@ -160,10 +201,14 @@ class UnreadableLimit:
         self.reasons: dict[int, str] = {}
 
     def check(self, batch: Batch) -> None:
-        for item in batch.unreadable:
-            if item.index not in self.reasons:
-                self.reasons[item.index] = item.unreadable
-                self.warn(f"skipped: {item.unreadable}")
+        self.note({item.index: item.unreadable for item in batch.unreadable})
+
+    def note(self, reasons: Mapping[int, str]) -> None:
+        """Count videos by their index in the list, each once, and name the new ones."""
+        for index, reason in reasons.items():
+            if index not in self.reasons:
+                self.reasons[index] = reason
+                self.warn(f"skipped: {reason}")
         if len(self.reasons) > self.max_share * self.num_videos:
             listed = "; ".join(list(self.reasons.values())[:5])
             raise InputError(

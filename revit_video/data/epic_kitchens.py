@@ -60,8 +60,7 @@ def epic_split(
     root = Path(root)
     folder = Path(path_prefix) if os.fspath(path_prefix) else root
     list_file = root / f"EPIC_100_{SPLIT_NAMES[split]}.csv"
-    verbs = _class_names(root / "EPIC_100_verb_classes.csv")
-    nouns = _class_names(root / "EPIC_100_noun_classes.csv")
+    verbs, nouns = epic_classes(root)
     rows = _read_table(list_file, PLACE + NUMBERS)
     pattern = pattern or _find_pattern(rows, folder)
     samples = []
@@ -82,6 +81,11 @@ def epic_split(
         refuse_missing_videos(videos, source=list_file, hint=hint)
     names = {"verb": verbs, "noun": nouns, "both": verbs + nouns}[target]
     return Split(tuple(samples), names, (len(verbs), len(nouns)) if target == "both" else ())
+
+
+def epic_classes(root: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The names of the verbs and of the nouns, in the order of their labels."""
+    return tuple(_class_names(root / f"EPIC_100_{kind}_classes.csv") for kind in ("verb", "noun"))
 
 
 def _class_names(path: Path) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ import os
 from revit_video.decode.decord_reader import DecordReader
 from revit_video.decode.guard import GuardedReader
 from revit_video.decode.limits import DEFAULT_LIMITS, Limits
+from revit_video.decode.member import Member
 from revit_video.decode.picture_reader import PictureReader, is_pictures
 from revit_video.decode.pyav_reader import PyAVReader
 from revit_video.decode.reader import DecodeError, VideoReader
@@ -36,9 +37,9 @@ def open_video(
     """A reader of one video; use it in a `with` statement.
 
     Args:
-        path: a file on disk, no web address; a folder of pictures, its frames; or one picture, a single
-        frame. decoder: a name of DECODERS, or "auto" (pyav). decord is for comparison: it can be wrong, and
-        hang.
+        path: a file on disk, no web address; a folder of pictures, its frames; one picture, a single frame;
+            or any of these files in a tar shard, SHARD.tar/NAME[OFFSET+SIZE] (`member`).
+        decoder: a name of DECODERS, or "auto" (pyav). decord is for comparison: it can be wrong, and hang.
             Pictures have a reader of their own, whatever the name.
         threads: decoding threads of this reader; 0 lets the decoder choose. One is right where each
             worker of a data loader reads its own video.
@@ -56,6 +57,8 @@ def open_video(
         raise InputError(f"no decoder is named {decoder!r}; nearest: {near}")
     if is_pictures(path):
         return PictureReader(path, threads=threads, limits=limits)
+    if name in GUARDED and Member.of(path):  # a copy on disk for every clip would be a hidden cost
+        raise InputError(f"{path} lies in a shard, and {name} reads whole files only; use decoder=pyav")
     if guarded or (guarded is None and name in GUARDED):
         return GuardedReader(path, name, threads=threads, limits=limits)
     return DECODERS[name](path, threads=threads, limits=limits)

@@ -10,6 +10,8 @@ import os
 from collections.abc import Callable
 from typing import BinaryIO
 
+from revit_video.decode.member import Member
+
 MP4_BOXES = frozenset(
     b"ftyp styp moov moof mdat free skip wide sidx ssix mfra meta uuid udta prft emsg pdin".split()
 )
@@ -18,7 +20,8 @@ MATROSKA_MAGIC, MATROSKA_SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
 
 def missing_bytes(path: str) -> int:
     """How many bytes the file lacks at its end: 0 for a whole file, and where the container does not tell."""
-    with open(path, "rb") as file:
+    member = Member.of(path)
+    with member.open() if member else open(path, "rb") as file:
         head = file.read(12)
         end: Callable[[BinaryIO, int], int]
         if head[:4] == b"RIFF":
@@ -29,7 +32,7 @@ def missing_bytes(path: str) -> int:
             end = _end_of_mp4
         else:
             return 0
-        size = os.fstat(file.fileno()).st_size
+        size = file.seek(0, os.SEEK_END)
         return max(end(file, size) - size, 0)
 
 

@@ -12,12 +12,14 @@ import os
 import re
 import struct
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from revit_video.decode.limits import DEFAULT_LIMITS, Limits
+from revit_video.decode.member import Member
 from revit_video.decode.reader import UNKNOWN_FPS, VideoReader
 from revit_video.types import InputError
 
@@ -26,6 +28,9 @@ ENDINGS = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm"))
 
 def is_pictures(path: str | os.PathLike[str]) -> bool:
     """Is this for PictureReader: a folder, or a file with the ending of a picture?"""
+    member = Member.of(path)
+    if member:
+        return Path(member.name).suffix.lower() in ENDINGS
     return os.path.isdir(path) or (Path(path).suffix.lower() in ENDINGS and os.path.isfile(path))
 
 
@@ -103,7 +108,11 @@ class PictureReader(VideoReader):
     def _open(self, number: int) -> Image.Image:
         """A picture in RGB, upright, at its own size."""
         try:
-            with Image.open(self._files[number]) as picture:
+            member = Member.of(self._files[number])
+            with (
+                member.open() if member else nullcontext(self._files[number]) as file,
+                Image.open(file) as picture,
+            ):
                 if picture.width * picture.height > self.limits.pixels:
                     size = f"{picture.width}x{picture.height}"
                     raise ValueError(f"{size} is more than the limit of {self.limits.pixels} pixels")

@@ -14,7 +14,6 @@ from contextlib import closing, contextmanager
 
 import av
 import numpy as np
-from av.video.reformatter import VideoReformatter
 
 from revit_video.decode.container import missing_bytes
 from revit_video.decode.limits import DEFAULT_LIMITS, Deadline, Limits
@@ -23,6 +22,7 @@ from revit_video.decode.packets import PacketTable, may_have_table, packet_table
 from revit_video.decode.pyav_seek import Mismatch, Seeker
 from revit_video.decode.pyav_source import NoVideo, Source, Walk
 from revit_video.decode.reader import UNKNOWN_FPS, VideoReader
+from revit_video.decode.rgb import ToRGB
 from revit_video.types import InputError
 
 
@@ -44,7 +44,7 @@ class PyAVReader(VideoReader):
         self._counted: int | None = None  # frames announced by packets or counted by decoding
         self._existing: int | None = None  # frames that decoding to the end has given
         self._closed = False
-        self._scale, self._pack = VideoReformatter(), VideoReformatter()  # they keep FFmpeg's tables
+        self._to_rgb = ToRGB(threads=threads)
         self._deadline = Deadline(limits.seconds)
         self._walk: Walk | None = None
         self._seeker: Seeker | None = None
@@ -184,16 +184,8 @@ class PyAVReader(VideoReader):
         self._existing = existing
 
     def _convert(self, number: int, frame: av.VideoFrame, height: int, width: int) -> np.ndarray:
-        height, width = self._orientation.size(height, width)
         with self._blame("cannot be converted to RGB", lambda: number):
-            options = {"interpolation": "BILINEAR", "threads": self.threads}
-            if (frame.width, frame.height) != (width, height):
-                # Straight to packed RGB FFmpeg scales colours at half the width if it is even, and slower.
-                frame = self._scale.reformat(frame, width, height, "gbrp", **options)
-            rgb = self._pack.reformat(frame, width, height, "rgb24", **options)
-            plane = rgb.planes[0]
-            picture = np.ndarray((height, width, 3), np.uint8, plane, strides=(plane.line_size, 3, 1))
-            return self._orientation.apply(picture)
+            return self._to_rgb(frame, height, width, self._orientation)
 
     def _open(self) -> Source:
         """The file, ready to be read from the start."""

@@ -9,6 +9,7 @@ import av
 from av.stream import Discard
 
 from revit_video.decode.limits import Deadline, Limits
+from revit_video.decode.member import Member
 
 
 class NoVideo(ValueError):
@@ -25,17 +26,24 @@ class Source:
     def __init__(self, path: str, *, threads: int, limits: Limits, deadline: Deadline) -> None:
         self.deadline = deadline
         self.untouched = True  # no packet has been read
-        self.container = av.open(
-            os.path.abspath(path),  # FFmpeg takes "a:b.mp4" for a web address
-            metadata_errors="ignore",
-            timeout=limits.seconds,
-            options=self._options(limits),
-        )
+        member = Member.of(path)
+        self._file = member.open() if member else None
+        try:
+            self.container = av.open(
+                self._file or os.path.abspath(path),  # FFmpeg takes "a:b.mp4" for a web address
+                metadata_errors="ignore",
+                timeout=limits.seconds,
+                options=self._options(limits),
+            )
+        except BaseException:
+            self._close_file()
+            raise
         try:
             self.stream = self._best_stream()
             self._prepare(threads, limits)
         except BaseException:
             self.container.close()
+            self._close_file()
             raise
 
     def packets(self) -> Iterator[av.Packet]:
@@ -57,7 +65,12 @@ class Source:
 
     def close(self) -> None:
         self.container.close()
+        self._close_file()
         self.stream = None  # the decoder is freed with its last reference
+
+    def _close_file(self) -> None:
+        if self._file is not None:
+            self._file.close()
 
     @staticmethod
     def _options(limits: Limits) -> dict[str, str]:

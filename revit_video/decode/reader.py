@@ -11,6 +11,7 @@ from typing import ClassVar
 import numpy as np
 
 from revit_video.decode.limits import DEFAULT_LIMITS, Limits
+from revit_video.decode.member import Member
 from revit_video.types import InputError
 
 UNKNOWN_FPS = 25.0  # FFmpeg's own choice for pictures without times
@@ -54,8 +55,10 @@ class VideoReader(ABC):
         self._check_path()
 
     def _check_path(self) -> None:
-        if not os.path.isfile(self.path):  # also keeps web addresses, pipes and devices away from the decoder
-            what = "is no file" if os.path.exists(self.path) else "no such file"
+        member = Member.of(self.path)
+        file = member.shard if member else self.path
+        if not os.path.isfile(file):  # also keeps web addresses, pipes and devices away from the decoder
+            what = "is no file" if os.path.exists(file) else "no such file"
             raise self.error(what)
 
     @property

@@ -3,18 +3,31 @@
 import torch
 from torch import Tensor
 
+from revit_video.evaluate.heads import NAMES, Heads, softmax, split_labels, split_scores
 
-def average_views(logits: Tensor) -> Tensor:
+
+def average_views(logits: Tensor, heads: Heads = ()) -> Tensor:
     """Class probabilities of a video (..., K) from the logits of its views (..., V, K): the mean of the
-    softmaxes.
+    softmaxes, of which every list of classes has its own.
     """
-    return logits.float().softmax(dim=-1).mean(dim=-2)
+    return softmax(logits, heads).mean(dim=-2)
 
 
 def hits(scores: Tensor, labels: Tensor, *, k: int = 1) -> Tensor:
     """Which rows of scores (N, K) have their label (N,) among the k largest: (N,) bool."""
     k = min(k, scores.shape[-1])
     return (scores.topk(k, dim=-1).indices == labels[:, None]).any(dim=-1)
+
+
+def all_hits(scores: Tensor, labels: Tensor, *, heads: Heads = (), k: int = 1) -> dict[str, Tensor]:
+    """Which rows of scores (N, K) are right, (N,) bool under each name: "label" for the whole label (N,), and
+    with two lists of classes "verb" and "noun" for its parts. A whole label is right where every part is
+    among the k largest of its list.
+    """
+    pairs = zip(split_scores(scores, heads), split_labels(labels, heads), strict=True)
+    parts = [hits(part, truth, k=k) for part, truth in pairs]
+    whole = torch.stack(parts).all(dim=0)
+    return {"label": whole} | (dict(zip(NAMES, parts, strict=True)) if heads else {})
 
 
 def percent(hit: Tensor) -> float:
@@ -43,19 +56,20 @@ def paired_difference(ours: Tensor, theirs: Tensor, **options) -> dict[str, floa
     return {"difference": 100.0 * difference.mean().item(), "low": low, "high": high}
 
 
-def pair_hits(logits: Tensor, labels: Tensor, *, heads: tuple[int, int], k: int = 1) -> dict[str, Tensor]:
-    """Hits of a model with one head over two class lists, such as verbs and nouns.
-
-    logits (N, V, K1 + K2) of views, the first list's classes first; each list has its own softmax before the
-    views are averaged. labels (N,) are pairs as one number, first * K2 + second (see types.Split). An action
-    is right where both its parts are among their k largest.
-
-    Returns:
-        {"first": (N,), "second": (N,), "both": (N,)} bool.
+def bootstrap_intervals(
+    hits: Tensor, *, draws: int = 1000, seed: int = 0, level: float = 0.95
+) -> list[tuple[float, float]]:
+    """`bootstrap_interval` of each row of hits (P, N), all over the same draws of videos: one product of
+    matrices, as a draw is how often it took each video.
     """
-    first, second = logits.split(heads, dim=-1)
-    right = {
-        "first": hits(average_views(first), labels // heads[1], k=k),
-        "second": hits(average_views(second), labels % heads[1], k=k),
-    }
-    return right | {"both": right["first"] & right["second"]}
+    if not hits.numel():
+        return []
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.randint(hits.shape[1], (draws, hits.shape[1]), generator=generator)
+    counts = torch.zeros(rows.shape, dtype=torch.float64).scatter_add_(
+        1, rows, torch.ones(rows.shape, dtype=torch.float64)
+    )
+    means = 100.0 * counts @ hits.double().T / hits.shape[1]  # (draws, P)
+    tail = (1 - level) / 2
+    ends = torch.quantile(means, torch.tensor([tail, 1 - tail], dtype=torch.float64), dim=0)
+    return [(low, high) for low, high in ends.T.tolist()]

@@ -1,6 +1,6 @@
 """Run a predictor over videos, each decoded once for all its views."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +12,7 @@ from revit_video.types import InputError
 @dataclass(frozen=True)
 class Scores:
     """Numbers per view, side by side: `values[name]` is (N, V, ...). `indices` (N,) are positions in the
-    list.
+    list, rising. Without a readable video `values` is empty.
     """
 
     values: dict[str, Tensor]
@@ -50,8 +50,25 @@ def score_views(
             labels.append(batch.labels)
             indices.append(batch.indices)
         advance(len(batch.labels) + len(batch.unreadable))
-    if not labels:
+    values = {name: torch.cat(chunks) for name, chunks in parts.items()}
+    none = torch.empty(0, dtype=torch.long)
+    return Scores(values, torch.cat([none, *labels]), torch.cat([none, *indices]), unreadable)
+
+
+def merge_scores(parts: Sequence[Scores]) -> Scores:
+    """What several processes have scored, as if one had scored the whole list. A part may be empty.
+
+    Raises:
+        InputError: no video of any part was readable.
+    """
+    unreadable = {index: reason for part in parts for index, reason in part.unreadable.items()}
+    unreadable = dict(sorted(unreadable.items()))
+    full = [part for part in parts if len(part.indices)]
+    if not full:
         first = next(iter(unreadable.values()), "the list is empty")
         raise InputError(f"none of the {len(unreadable)} videos of the list can be read; first: {first}")
-    values = {name: torch.cat(chunks) for name, chunks in parts.items()}
-    return Scores(values, torch.cat(labels), torch.cat(indices), unreadable)
+    indices = torch.cat([part.indices for part in full])
+    order = indices.argsort()
+    values = {name: torch.cat([part.values[name] for part in full])[order] for name in full[0].values}
+    labels = torch.cat([part.labels for part in full])
+    return Scores(values, labels[order], indices[order], unreadable)

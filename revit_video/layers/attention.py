@@ -4,25 +4,33 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from revit_video.layers.reduce import AttentionInfo
 from revit_video.types import InputError
 
 SHORT_SEQUENCE = 12  # keys; up to here two matrix products beat the fused kernel in bfloat16 on a CPU
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """softmax(q k^T / sqrt(d)) v for q (..., A, Nq, d) and k, v (..., A, Nk, d): (..., A, Nq, d).
+def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
+    """softmax(q k^T / sqrt(d) + bias) v for q (..., A, Nq, d) and k, v (..., A, Nk, d): (..., A, Nq, d).
+
+    bias: (..., A, Nq, Nk) with all axes, each of its size or of 1; None adds nothing.
 
     The kernel follows device and shape, by measurement (docs/performance.md): in bfloat16 on a CPU the fused
     kernel has a slow backward, and loses to two matrix products on short sequences (time attention).
     """
+    bias = None if bias is None else bias.to(q.dtype)
     if q.device.type == "cpu" and q.dtype == torch.bfloat16:
         training = q.requires_grad and torch.is_grad_enabled()
         if training or k.shape[-2] <= SHORT_SEQUENCE:
-            return (q * q.shape[-1] ** -0.5 @ k.transpose(-2, -1)).softmax(dim=-1) @ v
+            scores = q * q.shape[-1] ** -0.5 @ k.transpose(-2, -1)
+            return (scores if bias is None else scores + bias).softmax(dim=-1) @ v
     # torch's fused kernels take exactly four axes; else it takes plain products, 3 to 5 times slower here.
     batch = q.shape[:-2]
+    if bias is not None and bias.ndim > 4:
+        bias = bias.expand(*batch[:-1], *bias.shape[-3:]).flatten(0, -4)
+    mask = {} if bias is None else {"attn_mask": bias}
     q, k, v = (x.reshape(-1, *x.shape[-3:]) if x.ndim > 3 else x[(None,) * (4 - x.ndim)] for x in (q, k, v))
-    return F.scaled_dot_product_attention(q, k, v).reshape(*batch, *q.shape[-2:])
+    return F.scaled_dot_product_attention(q, k, v, **mask).reshape(*batch, *q.shape[-2:])
 
 
 class Attention(nn.Module):
@@ -44,6 +52,17 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, *, queries: int | None = None) -> Tensor:
         q, k, v = self.project(x, queries=queries)
         return self.proj(attend(q, k, v).transpose(-3, -2).flatten(-2))
+
+    def with_info(
+        self, x: Tensor, *, queries: int | None = None, key_bias: Tensor | None = None
+    ) -> tuple[Tensor, AttentionInfo]:
+        """`forward` with what a reducer reads of it. `key_bias` (B, N), which may lack axes of x between its
+        first and its last two, is added to the scores of each key.
+        """
+        q, k, v = self.project(x, queries=queries)
+        if key_bias is not None:
+            key_bias = key_bias.reshape(len(x), *(1,) * (x.ndim - 1), -1)
+        return self.proj(attend(q, k, v, key_bias).transpose(-3, -2).flatten(-2)), AttentionInfo(q, k)
 
     def over_time(self, x: Tensor) -> Tensor:
         """Self-attention over the frames of x (B, T, S, D), every place apart; the result is (B, T, S, D).

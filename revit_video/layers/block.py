@@ -3,7 +3,8 @@ frame by frame.
 
 A last block with `prefix_only=True` computes the prefix alone: the same class token, for fewer multiply-adds.
 A block that is given a list `looks` adds to it where the class token looks, (B, A, T, h, w), for attention
-transfer.
+transfer. A block that is given a `TokenState`, `kept`, calls its reducer between attention and MLP and
+returns the state with the tokens (layers/reduce.py).
 """
 
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from revit_video.layers.attention import Attention
 from revit_video.layers.length_norm import LengthNorm
+from revit_video.layers.reduce import TOKENS, TUBES, AttentionInfo, TokenReducer, TokenState
 from revit_video.types import InputError, TokenGrid
 
 
@@ -28,14 +30,15 @@ class Trunk:
     norm_eps: float = 1e-6
     residual_scale: float = 1.0  # of every residual branch; LV-ViT divides them by 2 or 3
 
-    def norm(self) -> LengthNorm:
-        return LengthNorm(self.dim, self.num_levels, eps=self.norm_eps)
+    def norm(self, more: int = 0) -> LengthNorm:
+        """Of a token; `more` channels may stand beside it."""
+        return LengthNorm(self.dim + more, self.num_levels, eps=self.norm_eps)
 
     def attention(self) -> Attention:
         return Attention(self.dim, self.heads, qkv_bias=self.qkv_bias)
 
-    def mlp(self) -> "Mlp":
-        return Mlp(self.dim, int(self.dim * self.mlp_ratio))
+    def mlp(self, more: int = 0) -> "Mlp":
+        return Mlp(self.dim, int(self.dim * self.mlp_ratio), more=more)
 
 
 def drop_path(
@@ -53,11 +56,11 @@ def drop_path(
 
 
 class Mlp(nn.Module):
-    """Linear, GELU (exact), Linear over the last axis."""
+    """Linear, GELU (exact), Linear over the last axis: (..., dim + more) to (..., dim)."""
 
-    def __init__(self, dim: int, hidden: int) -> None:
+    def __init__(self, dim: int, hidden: int, *, more: int = 0) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(dim, hidden)
+        self.fc1 = nn.Linear(dim + more, hidden)
         self.act = nn.GELU()
         self.fc2 = nn.Linear(hidden, dim)
 
@@ -66,21 +69,39 @@ class Mlp(nn.Module):
 
 
 class JointBlock(nn.Module):
-    """Pre-norm ViT block: every token sees every token of the clip (images: of the frame)."""
+    """Pre-norm ViT block: every token sees every token of the clip (images: of the frame).
 
-    def __init__(self, trunk: Trunk, *, drop_path_rate: float, prefix_only: bool) -> None:
+    With `context` channels more beside each token its MLP is wider; competitors/dvt.py runs such a block.
+    """
+
+    reduces = TOKENS
+
+    def __init__(self, trunk: Trunk, *, drop_path_rate: float, prefix_only: bool, context: int = 0) -> None:
         super().__init__()
         self.drop_path_rate, self.prefix_only, self.scale = drop_path_rate, prefix_only, trunk.residual_scale
         self.norm1 = trunk.norm()
         self.attn = trunk.attention()
-        self.norm2 = trunk.norm()
-        self.mlp = trunk.mlp()
+        self.norm2 = trunk.norm(context)
+        self.mlp = trunk.mlp(context)
 
     def forward(
-        self, x: Tensor, grid: TokenGrid, *, prefix: int, looks: list[Tensor] | None = None
-    ) -> Tensor:
+        self,
+        x: Tensor,
+        grid: TokenGrid,
+        *,
+        prefix: int,
+        looks: list[Tensor] | None = None,
+        kept: TokenState | None = None,
+        reducer: TokenReducer | None = None,
+    ) -> Tensor | tuple[Tensor, TokenState]:
         queries = prefix if self.prefix_only else None
         tokens = self.norm1(x, grid.level)
+        if kept is not None:
+            seen, info = self.attn.with_info(tokens, queries=queries, key_bias=kept.key_bias())
+            x = x[:, :queries] + self._drop(seen)
+            if reducer is not None:
+                x, kept = reducer(x, info, kept)
+            return x + self._drop(self.mlp(self.norm2(x, grid.level))), kept
         if looks is not None:
             spread = self.attn.looks(tokens, prefix=prefix)  # (B, A, T*S)
             looks.append(spread.unflatten(-1, (grid.frames, grid.height, grid.width)))
@@ -118,6 +139,8 @@ class DividedBlock(nn.Module):
     In the space step the prefix tokens stand in front of every frame; their residual is the mean over frames.
     """
 
+    reduces = TUBES
+
     def __init__(self, trunk: Trunk, *, drop_path_rate: float, prefix_only: bool) -> None:
         super().__init__()
         if trunk.residual_scale != 1.0:
@@ -130,23 +153,40 @@ class DividedBlock(nn.Module):
         self.mlp = trunk.mlp()
 
     def forward(
-        self, x: Tensor, grid: TokenGrid, *, prefix: int, looks: list[Tensor] | None = None
-    ) -> Tensor:
+        self,
+        x: Tensor,
+        grid: TokenGrid,
+        *,
+        prefix: int,
+        looks: list[Tensor] | None = None,
+        kept: TokenState | None = None,
+        reducer: TokenReducer | None = None,
+    ) -> Tensor | tuple[Tensor, TokenState]:
         head = x[:, :prefix]  # (B, P, D)
-        patches = x[:, prefix:].unflatten(1, (grid.frames, grid.per_frame))  # (B, T, S, D)
+        per_frame = grid.per_frame if kept is None else kept.units
+        patches = x[:, prefix:].unflatten(1, (grid.frames, per_frame))  # (B, T, S, D)
         patches = patches + self.time(patches, grid)
         frames = torch.cat([head[:, None].expand(-1, grid.frames, -1, -1), patches], dim=2)  # (B, T, P+S, D)
         frames = self.norm1(frames, grid.level)
         if looks is not None:
             spread = self.attn.looks(frames, prefix=prefix).transpose(1, 2)  # (B, A, T, S)
             looks.append(spread.unflatten(-1, (grid.height, grid.width)))
-        seen = self._drop(self.attn(frames, queries=prefix if self.prefix_only else None), rows=(0, 1))
+        queries = prefix if self.prefix_only else None
+        info: AttentionInfo | None = None
+        if kept is None:
+            seen = self.attn(frames, queries=queries)
+        else:
+            seen, info = self.attn.with_info(frames, queries=queries, key_bias=kept.key_bias())
+        seen = self._drop(seen, rows=(0, 1))
         head = head + seen[:, :, :prefix].mean(dim=1)
         if self.prefix_only:
             x = head
         else:
             x = torch.cat([head, (patches + seen[:, :, prefix:]).flatten(1, 2)], dim=1)
-        return x + self._drop(self.mlp(self.norm2(x, grid.level)), rows=(0,))
+        if reducer is not None:
+            x, kept = reducer(x, info, kept)
+        x = x + self._drop(self.mlp(self.norm2(x, grid.level)), rows=(0,))
+        return x if kept is None else (x, kept)
 
     def _drop(self, x: Tensor, *, rows: tuple[int, ...]) -> Tensor:
         return drop_path(x, self.drop_path_rate, training=self.training, rows=rows)

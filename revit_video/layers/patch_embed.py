@@ -14,17 +14,17 @@ from torch import Tensor, nn
 from revit_video.types import InputError, TokenGrid
 
 
-def patch_and_padding(crop: int, tokens: int) -> tuple[int, int, int]:
+def patch_and_padding(crop: int, tokens: int, *, even: bool = True) -> tuple[int, int, int]:
     """Kernel (= stride) and the padding before and after that give exactly `tokens` patches along `crop`
     pixels.
 
     224 px:  14 -> (16, 0, 0)   10 -> (24, 8, 8)   7 -> (32, 0, 0)
 
     The smallest patch that covers the crop; of an even crop the smallest even one, as the paper's 24 (not 23)
-    px.
+    px. `even=False`: the smallest in any case, as DVT's (arXiv:2105.15075) 23 px with a padding of 3.
     """
     smallest = math.ceil(crop / tokens)
-    for patch in (smallest + (smallest % 2 if crop % 2 == 0 else 0), smallest):
+    for patch in (smallest + (smallest % 2 if even and crop % 2 == 0 else 0), smallest):
         padding = patch * tokens - crop
         before, after = padding // 2, padding - padding // 2
         if after < patch:  # else the last patch would hold nothing of the picture
@@ -50,6 +50,8 @@ def resample_kernel(source: nn.Module, target: nn.Module) -> None:
 
 def project_patches(proj: nn.Conv2d | nn.Conv3d, clips: Tensor) -> Tensor:
     """The convolution of every frame, or of every tubelet, as tokens (B, t, S, D)."""
+    if learns_in_bfloat16_on_a_cpu(clips):
+        return product_of_patches(proj, clips)
     if isinstance(proj, nn.Conv3d):
         return proj(clips).flatten(3).permute(0, 2, 3, 1)
     frames = clips.transpose(1, 2)  # (B, T, C, H, W)
@@ -57,17 +59,48 @@ def project_patches(proj: nn.Conv2d | nn.Conv3d, clips: Tensor) -> Tensor:
     return tokens.unflatten(0, frames.shape[:2])
 
 
+def learns_in_bfloat16_on_a_cpu(clips: Tensor) -> bool:
+    """There the gradient of a kernel as large as a patch takes up to thirty times as long as that of the same
+    matrix (docs/performance.md).
+    """
+    if clips.device.type != "cpu" or not torch.is_grad_enabled():
+        return False
+    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else clips.dtype
+    return dtype == torch.bfloat16
+
+
+def product_of_patches(proj: nn.Conv2d | nn.Conv3d, clips: Tensor) -> Tensor:
+    """`project_patches` as one matrix product: the stride of the kernel is its size."""
+    *depth, rows, columns = proj.kernel_size
+    frames = depth[0] if depth else 1
+    top, left = proj.padding[-2:]
+    x = F.pad(clips, (left, left, top, top))  # (B, C, T, H, W)
+    x = x[..., : x.shape[-2] // rows * rows, : x.shape[-1] // columns * columns]
+    x = x.unflatten(4, (-1, columns)).unflatten(3, (-1, rows)).unflatten(2, (-1, frames))
+    patches = (
+        x.permute(0, 2, 4, 6, 1, 3, 5, 7).flatten(4).flatten(2, 3)
+    )  # (B, t, S, C * frames * rows * columns)
+    return F.linear(patches, proj.weight.flatten(1), proj.bias)
+
+
 class ConvPatchEmbed(nn.Module):
     """A linear map of non-overlapping patches, zero-padded at the border where the crop is no multiple of
-    them.
+    them. `even`: see `patch_and_padding`.
     """
 
     def __init__(
-        self, dim: int, grid: TokenGrid, crop: tuple[int, int], *, tubelet: int = 1, channels: int = 3
+        self,
+        dim: int,
+        grid: TokenGrid,
+        crop: tuple[int, int],
+        *,
+        tubelet: int = 1,
+        channels: int = 3,
+        even: bool = True,
     ) -> None:
         super().__init__()
-        rows, top, bottom = patch_and_padding(crop[0], grid.height)
-        columns, left, right = patch_and_padding(crop[1], grid.width)
+        rows, top, bottom = patch_and_padding(crop[0], grid.height, even=even)
+        columns, left, right = patch_and_padding(crop[1], grid.width, even=even)
         self.symmetric = (top, left) == (bottom, right)
         self.padding = (left, right, top, bottom)
         inside = (top, left) if self.symmetric else (0, 0)

@@ -13,6 +13,7 @@ from revit_video.layers.attention import Attention, attend
 from revit_video.layers.block import Trunk, drop_path
 from revit_video.layers.frame_mix import mix_frames
 from revit_video.layers.orthoformer import landmark_attend
+from revit_video.layers.reduce import TUBES, AttentionInfo, TokenReducer, TokenState
 from revit_video.types import InputError, TokenGrid
 
 MODES = ("original", "fixed")
@@ -60,13 +61,30 @@ class TrajectoryAttention(Attention):
     def forward(self, x: Tensor, *, frames: int, prefix: int) -> Tensor:
         if self.prefix_only:
             return super().forward(x, queries=prefix)
-        q, k, v = self.project(x)  # (B, A, P + t*S, d)
-        head = attend(q[:, :, :prefix], k, v).transpose(1, 2).flatten(2)  # (B, P, D)
-        t = self._through_frames(*(one[:, :, prefix:] for one in (q, k, v)), frames=frames)
-        patches = self._along(t)
-        return self.proj(torch.cat([head, patches], dim=1))
+        return self.with_tubes(x, frames=frames, prefix=prefix)[0]
 
-    def _through_frames(self, q: Tensor, k: Tensor, v: Tensor, *, frames: int) -> list[Tensor]:
+    def with_tubes(
+        self, x: Tensor, *, frames: int, prefix: int, key_bias: Tensor | None = None
+    ) -> tuple[Tensor, AttentionInfo]:
+        """`forward` with what a reducer reads of it. `key_bias` (B, P + S) is the same in all frames; along a
+        trajectory it is the same for all keys, so it plays no part there.
+        """
+        bias = own = None
+        if key_bias is not None:
+            own = key_bias[:, None, None, prefix:]  # (B, 1, 1, S)
+            bias = torch.cat([key_bias[:, None, None, :prefix], own.repeat(1, 1, 1, frames)], dim=3)
+        if self.prefix_only:
+            q, k, v = self.project(x, queries=prefix)
+            return self.proj(attend(q, k, v, bias).transpose(1, 2).flatten(2)), AttentionInfo(q, k)
+        q, k, v = self.project(x)  # (B, A, P + t*S, d)
+        head = attend(q[:, :, :prefix], k, v, bias).transpose(1, 2).flatten(2)  # (B, P, D)
+        t = self._through_frames(*(one[:, :, prefix:] for one in (q, k, v)), frames=frames, bias=own)
+        patches = self._along(t)
+        return self.proj(torch.cat([head, patches], dim=1)), AttentionInfo(q, k)
+
+    def _through_frames(
+        self, q: Tensor, k: Tensor, v: Tensor, *, frames: int, bias: Tensor | None = None
+    ) -> list[Tensor]:
         """What every patch sees in each frame, heads merged: one (B, t*S, D) per frame.
 
         One call per target frame: the scores of all frames at once do not fit a CPU's caches and take 2 to 4
@@ -76,7 +94,7 @@ class TrajectoryAttention(Attention):
             seen = landmark_attend(q, k, v, frames=frames, landmarks=self.landmarks)
         else:
             pairs = zip(k.chunk(frames, dim=2), v.chunk(frames, dim=2), strict=True)
-            seen = [attend(q, k_frame, v_frame) for k_frame, v_frame in pairs]
+            seen = [attend(q, k_frame, v_frame, bias) for k_frame, v_frame in pairs]
         return [one.transpose(1, 2).flatten(2) for one in seen]
 
     def _along(self, seen: list[Tensor]) -> Tensor:
@@ -118,10 +136,29 @@ class TrajectoryBlock(nn.Module):
         self.norm2 = trunk.norm()
         self.mlp = trunk.mlp()
 
+    @property
+    def reduces(self) -> str | None:
+        """Tubes, so that every frame keeps the same places; landmarks stand for tokens of one size."""
+        return TUBES if self.attn.landmarks is None else None
+
     def forward(
-        self, x: Tensor, grid: TokenGrid, *, prefix: int, looks: list[Tensor] | None = None
-    ) -> Tensor:
+        self,
+        x: Tensor,
+        grid: TokenGrid,
+        *,
+        prefix: int,
+        looks: list[Tensor] | None = None,
+        kept: TokenState | None = None,
+        reducer: TokenReducer | None = None,
+    ) -> Tensor | tuple[Tensor, TokenState]:
         tokens = self.norm1(x, grid.level)
+        if kept is not None:
+            bias = kept.key_bias()
+            seen, info = self.attn.with_tubes(tokens, frames=grid.frames, prefix=prefix, key_bias=bias)
+            x = x[:, : seen.shape[1]] + self._drop(seen)
+            if reducer is not None:
+                x, kept = reducer(x, info, kept)
+            return x + self._drop(self.mlp(self.norm2(x, grid.level))), kept
         if looks is not None:
             spread = self.attn.looks(tokens, prefix=prefix)  # (B, A, t*S)
             looks.append(spread.unflatten(-1, (grid.frames, grid.height, grid.width)))

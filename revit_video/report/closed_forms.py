@@ -11,7 +11,7 @@ Nq queries over Nk keys costs Nq * Nk * D for its scores and as much for the sum
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil, prod
 
 from revit_video.types import InputError
@@ -55,6 +55,10 @@ class Tokens:
     @property
     def grid(self) -> int:
         return self.frames * self.patches
+
+    def as_tokens(self) -> Tokens:
+        """The same tokens without frames, each on its own."""
+        return replace(self, frames=1, patches=self.grid)
 
     @property
     def all(self) -> int:
@@ -193,6 +197,27 @@ def _token_transformer(tokens: int, inputs: int, width: int) -> Macs:
     return Macs(inputs * 3 * width + 3 * width**2, 2 * tokens * width) * tokens
 
 
+def shortened(whole: Macs, n: Tokens, left: Tokens) -> Macs:
+    """A block that costs `whole` on n tokens, but has fewer `left` in its MLP."""
+    return whole + Macs(2 * (left.all - n.all) * n.dim * n.hidden)
+
+
+# What an exit of DVT reuses of the one before (arXiv:2105.15075, section 3.2); `u` are the tokens there.
+
+
+def feature_reuse(n: Tokens, u: Tokens, *, inside: int, context: int) -> Macs:
+    """Of one block: an MLP from a token to `context` channels, and these beside each token of the block's own
+    MLP.
+    """
+    return Macs(u.grid * inside * (u.dim + context) + n.all * context * n.hidden)
+
+
+def relation_reuse(u: Tokens, *, depth: int) -> Macs:
+    """Two layers over the scores of all heads of `depth` blocks, thrice as wide in between."""
+    maps = depth * u.heads
+    return Macs(u.all**2 * 6 * maps**2)
+
+
 # Whole models.
 
 
@@ -206,6 +231,7 @@ def transformer(
     prefix_only: bool = False,
     pre_logits: bool = False,
     aux_tokens: int = 0,
+    blocks: Macs | None = None,
 ) -> Macs:
     """Patch embedding, `depth` blocks of one kind and the heads, one for each prefix token.
 
@@ -214,7 +240,9 @@ def transformer(
         prefix_only: the last block computes the prefix tokens alone.
         pre_logits: a layer of D to D features in front of the heads.
         aux_tokens: how many patches a further head reads (LV-ViT: all).
+        blocks: all blocks together, where they are not alike.
     """
-    blocks = block(n) * (depth - 1) + (block(n, prefix_only=True) if prefix_only else block(n))
+    if blocks is None:
+        blocks = block(n) * (depth - 1) + (block(n, prefix_only=True) if prefix_only else block(n))
     heads = (n.prefix + aux_tokens) * n.dim * num_classes + pre_logits * n.prefix * n.dim**2
     return stem + blocks + Macs(heads)

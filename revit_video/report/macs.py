@@ -14,8 +14,10 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
@@ -61,6 +63,29 @@ def count_macs_torch(module: nn.Module, *inputs: Tensor, **kwargs) -> int:
     with _measured(module), FlopCounterMode(display=False, custom_mapping=MORE_FLOPS) as counter:
         module(*inputs, **kwargs)
     return counter.get_total_flops() // 2
+
+
+def count_norm_macs(module: nn.Module, *inputs: Tensor, **kwargs) -> int:
+    """What fvcore adds to a forward pass for norms, and most published figures contain: 5 for each element
+    of a LayerNorm, 2 of a BatchNorm. Runs on the meta device too.
+    """
+    with _measured(module), _NormSizes() as norms:
+        module(*inputs, **kwargs)
+    return norms.macs
+
+
+class _NormSizes(TorchFunctionMode):
+    RATES: ClassVar = {F.layer_norm: 5, F.batch_norm: 2}
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.macs = 0
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        if rate := self.RATES.get(function):
+            self.macs += rate * result.numel()
+        return result
 
 
 class _Traced(nn.Module):

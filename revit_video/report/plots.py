@@ -22,6 +22,7 @@ CURVE_STYLES = {  # name -> how its line looks; other names get the next of OTHE
     "cascade": {"color": "#c2410c", "lw": 2.0},
     "hybrid": {"color": "#15803d", "lw": 2.0},
     "random": {"color": "#6b7280", "lw": 1.6, "ls": (0, (5, 3))},
+    "oracle": {"color": "#d99a00", "lw": 1.2, "ls": (0, (1, 2))},
 }
 OTHER_COLORS = ("#7c3aed", "#be185d", "#0e7490", "#a16207", "#4d7c0f")
 POINT_STYLES = {"oracle": {"marker": "*", "s": 240, "color": "#d99a00"}, "adaptive": {"color": "#0f6cbd"}}
@@ -83,7 +84,7 @@ def plot_length_sheet(
     strip, gap, top, heading, caption = 2.7, 0.22, 0.62, 0.36, 0.34  # inches
     height = strip / 3 + heading + caption
     width = columns * strip + (columns + 1) * gap
-    figure = _new_figure(width, top + len(groups) * height + 0.1)
+    figure = new_figure(width, top + len(groups) * height + 0.1)
     total = figure.get_figheight()
     figure.text(gap / width, 1 - 0.2 / total, title, fontsize=13, weight="bold", color=INK, va="top")
     for row, (name, clips) in enumerate(groups.items()):
@@ -190,7 +191,7 @@ def _film_strip(frames: np.ndarray) -> np.ndarray:
     return np.concatenate([squares[0], white, squares[1], white, squares[2]], axis=1)
 
 
-def _new_figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
     """An empty white figure of so many inches, 150 pixels each."""
     figure = Figure(figsize=(width, height), dpi=150, facecolor="white")
     FigureCanvasAgg(figure)
@@ -198,7 +199,7 @@ def _new_figure(width: float, height: float) -> Figure:
 
 
 def _new_axes(title: str) -> tuple[Figure, Axes]:
-    figure = _new_figure(8.0, 5.0)  # 1200 x 750 pixels
+    figure = new_figure(8.0, 5.0)  # 1200 x 750 pixels
     figure.set_layout_engine("constrained", w_pad=0.12, h_pad=0.12)
     axes = figure.add_subplot()
     axes.set_title(title, loc="left", fontsize=13, weight="bold", color=INK, pad=14)

@@ -15,12 +15,31 @@ COLUMNS = {
     "relative": ("of longest %", ".1f"),
     "clips_per_s": ("clips / s", ".1f"),
 }
+NEARLY_ALL = 0.98  # of the clips at one length: no choice to speak of
 CURVE_COLUMNS = {
     "router": ("router", ""),
     "budget": ("budget", ".2f"),
     "top1": ("video@1 %", ".1f"),
+    "interval": ("95% interval", ""),
+    "over_random": ("over random", ""),
     "gmacs": ("GMACs / view", ".4g"),
 }
+PARTS = {"verb": ("verb@1 %", ".1f"), "noun": ("noun@1 %", ".1f")}  # where a class is a pair of these
+
+
+def has_parts(report: dict) -> bool:
+    """Whether the classes are actions of a verb and a noun, with an accuracy of their own each."""
+    return PARTS.keys() <= report["per_length"][0].keys()
+
+
+def with_parts(columns: dict, report: dict) -> dict:
+    """The columns of a table, those of verbs and nouns behind that of actions where the report has them."""
+    if not has_parts(report):
+        return columns
+    shown = {}
+    for key, (header, form) in columns.items():
+        shown |= {key: (header.replace("video@1", "action@1"), form)} | (PARTS if key == "top1" else {})
+    return shown
 
 
 def write_report(report: dict, folder: Path) -> None:
@@ -37,7 +56,7 @@ def write_report(report: dict, folder: Path) -> None:
 def show_report(path: Path) -> None:
     """The main table of a report.json on the console."""
     report = json.loads(path.read_text())
-    console_table(result_rows(report), COLUMNS, title=heading(report))
+    console_table(result_rows(report), with_parts(COLUMNS, report), title=heading(report))
     for line in remarks(report):
         print(line)
     print(f"report, plots and checkpoints: {path.parent}")
@@ -45,7 +64,8 @@ def show_report(path: Path) -> None:
 
 def heading(report: dict) -> str:
     protocol = report["protocol"]
-    return f"{protocol['num_scored']} of {protocol['num_videos']} videos, video@1 ({protocol['views']} views)"
+    what = "action@1" if has_parts(report) else "video@1"
+    return f"{protocol['num_scored']} of {protocol['num_videos']} videos, {what} ({protocol['views']} views)"
 
 
 def result_rows(report: dict) -> list[dict]:
@@ -53,7 +73,7 @@ def result_rows(report: dict) -> list[dict]:
     longest = report["per_length"][0]["gmacs"]
     named = [(f"{row['length']}x{row['length']}", row) for row in report["per_length"]]
     if "adaptive" in report:  # not in the test of a backbone alone
-        named += [("adaptive (assigner)", report["adaptive"])]
+        named += [(f"adaptive ({report['adaptive'].get('router', 'assigner')})", report["adaptive"])]
     named += [
         (f"{name}{' (same shares)' * (name == 'random')}", row)
         for name, row in report.get("baselines", {}).items()
@@ -62,7 +82,8 @@ def result_rows(report: dict) -> list[dict]:
     for name, row in named:
         interval = f"{row['top1_low']:.1f} to {row['top1_high']:.1f}" if "top1_low" in row else None
         shown = {"name": name, "interval": interval, "relative": 100 * row["gmacs"] / longest}
-        rows.append({"clips_per_s": None, **row, **shown})
+        timed = report.get("throughput", {}).get("clips_per_s", {}).get(f"{name} router")
+        rows.append({"clips_per_s": timed, **row, **shown})
     return rows
 
 
@@ -76,6 +97,7 @@ def remarks(report: dict) -> list[str]:
         f"Adaptive costs {100 * adaptive['gmacs'] / longest['gmacs']:.1f}% of the longest length, "
         f"assigner included; clips: {share}.",
     ]
+    lines += choice_remarks(report)
     for name, row in report["paired"].items():
         lines.append(
             f"Paired over videos, adaptive minus {name}: {row['difference']:+.2f} points, "
@@ -91,28 +113,73 @@ def remarks(report: dict) -> list[str]:
     return lines
 
 
+def choice_remarks(report: dict) -> list[str]:
+    """Whether the assigner learnt anything, and why this router; a report of before says neither."""
+    lines = []
+    if "assigner" in report:
+        seen = report["assigner"]
+        constant = ", ".join(f"{length} {value:.1f}%" for length, value in seen["constant"].items())
+        most = f", the most frequent held-out label {seen['majority']:.1f}%" if "majority" in seen else ""
+        lines.append(
+            f"The assigner's first wish is a clip's length label in {seen['accuracy']:.1f}% of the clips "
+            f"(mean over labels {seen['balanced']:.1f}%); always the same length: {constant}{most}."
+        )
+    if "router_choice" in report:
+        seen = report["router_choice"]
+        scores = ", ".join(f"{kind} {top1:.1f}%" for kind, top1 in seen["top1"].items())
+        lead = ""
+        if "over" in seen:
+            sure = (
+                "" if seen["low"] > 0 else "; WARNING: inside the interval, too few clips to tell them apart"
+            )
+            lead = (
+                f"; {seen['difference']:+.2f} points over {seen['over']}, 95% interval {seen['low']:+.2f} to "
+                f"{seen['high']:+.2f}{sure}"
+            )
+        lines.append(f"router.kind=auto took {seen['kind']} on held-out clips ({scores}{lead}).")
+    share = report["adaptive"]["share"]
+    length, most = max(share.items(), key=lambda item: item[1])
+    if most > NEARLY_ALL:
+        lines.append(
+            f"WARNING: {100 * most:.1f}% of the clips run at {length}x{length}; the router hardly chooses."
+        )
+    return lines
+
+
 def as_markdown(report: dict) -> str:
     """The whole report as one page."""
     parts = [
         f"# Results: {heading(report)}",
-        markdown_table(result_rows(report), COLUMNS),
+        markdown_table(result_rows(report), with_parts(COLUMNS, report)),
         "\n".join(f"- {line}" for line in remarks(report)),
     ]
     if "tags" in report:
         parts += ["## By tag", markdown_table(*tag_rows(report))]
     if "curve" in report:
-        curve = [{"router": name, **row} for name, rows in report["curve"].items() for row in rows]
+        curve = [curve_row(name, row) for name, rows in report["curve"].items() for row in rows]
         title = "## Accuracy by budget (biases and thresholds solved on held-out videos)"
-        parts += [title, markdown_table(curve, CURVE_COLUMNS)]
+        parts += [title, markdown_table(curve, with_parts(CURVE_COLUMNS, report))]
     protocol = [{"what": key, "value": str(value)} for key, value in report["protocol"].items()]
     parts += ["## Protocol", markdown_table(protocol, {"what": ("what", ""), "value": ("value", "")})]
     return "\n\n".join(parts) + "\n"
+
+
+def curve_row(router: str, row: dict) -> dict:
+    """A point of a router's curve as a row of the table."""
+    shown = {"router": router, "budget": None, **row, "over_random": None}
+    if "top1_low" in row:
+        shown["interval"] = f"{row['top1_low']:.1f} to {row['top1_high']:.1f}"
+    if "over_random" in row:
+        over = row["over_random"]
+        shown["over_random"] = f"{over['difference']:+.1f} ({over['low']:+.1f} to {over['high']:+.1f})"
+    return shown
 
 
 def tag_rows(report: dict) -> tuple[list[dict], dict]:
     """Rows and columns: accuracy and shares of the lengths for each tag of the test list."""
     lengths = [row["length"] for row in report["per_length"]]
     columns = {"tag": ("tag", ""), "num_videos": ("videos", "d"), "top1": ("adaptive %", ".1f")}
+    columns = with_parts(columns, report)
     columns |= {f"fixed{n}": (f"{n}x{n} %", ".1f") for n in lengths} | {
         f"share{n}": (f"share at {n}", ".2f") for n in lengths
     }

@@ -26,24 +26,42 @@ B0_STAGES = [
 ]
 
 
+def looked_at(num_frames: int, frames: int) -> tuple[int, ...]:
+    """Which of a clip's frames an assigner of so many `frames` sees: the middle one, or with it the first and
+    the last. Of a clip of just these frames it sees all:  looked_at(3, 3) -> (0, 1, 2)
+    """
+    middle = num_frames // 2
+    return (middle,) if frames == 1 else (0, middle, num_frames - 1)
+
+
 class Assigner(nn.Module):
-    """Clips (B, C, T, H, W) to logits over token lengths (B, L), from the middle frame alone.
+    """Clips (B, C, T, H, W) to logits over token lengths (B, L), from the middle frame alone (the paper's),
+    or with `frames=3` from what moves, too.
 
     Args:
         num_levels: L.
         width, depth: multipliers of EfficientNet-B0's channels and repeats.
-        image_size: side in pixels to which the frame is made smaller.
+        image_size: side in pixels to which a frame is made smaller.
+        frames: 1, or 3 (ours): beside the middle frame two channels that say how the first frame differs from
+            it and how it differs from the last, in grey.
     """
 
     def __init__(
-        self, num_levels: int, *, width: float = 0.35, depth: float = 0.5, image_size: int = 96
+        self,
+        num_levels: int,
+        *,
+        width: float = 0.35,
+        depth: float = 0.5,
+        image_size: int = 96,
+        frames: int = 1,
     ) -> None:
         super().__init__()
-        self.image_size = image_size
+        self.image_size, self.frames = image_size, frames
         round_width = partial(round_channels, multiplier=width)
         self.net = EfficientNet(
             block_args=decode_arch_def(B0_STAGES, depth_multiplier=depth),
             num_classes=num_levels,
+            in_chans=3 if frames == 1 else 5,
             num_features=round_width(1280),
             stem_size=32,
             round_chs_fn=round_width,
@@ -54,8 +72,11 @@ class Assigner(nn.Module):
         return self.net(self.look(clips))
 
     def look(self, clips: Tensor) -> Tensor:
-        """The one frame that is looked at: (B, C, image_size, image_size)."""
-        frame = clips[:, :, clips.shape[2] // 2].to(self.net.conv_stem.weight.dtype)
+        """What is looked at: (B, 3, image_size, image_size), with three frames (B, 5, ...)."""
+        seen = clips[:, :, list(looked_at(clips.shape[2], self.frames))].to(self.net.conv_stem.weight.dtype)
+        frame = seen[:, :, self.frames // 2]
+        if self.frames > 1:  # differences before resizing: linear, so it is the same, and one call
+            frame = torch.cat([frame, (seen[:, :, 1:] - seen[:, :, :-1]).mean(dim=1)], dim=1)
         if frame.shape[-2:] != (self.image_size, self.image_size):
             frame = F.interpolate(
                 frame, size=(self.image_size,) * 2, mode="bilinear", antialias=True, align_corners=False

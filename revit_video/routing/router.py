@@ -1,11 +1,16 @@
 """Run every clip at its own length: group by level, one batch per group, results back in order."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from revit_video.routing.budget import biased_levels
+from revit_video.evaluate.heads import Heads, confidence
+from revit_video.evaluate.metrics import average_views
+from revit_video.routing.rule import Rule
 
 
 def run_at_levels(backbone: nn.Module, clips: Tensor, levels: Tensor, *, batch_size: int = 0) -> Tensor:
@@ -22,63 +27,79 @@ def run_at_levels(backbone: nn.Module, clips: Tensor, levels: Tensor, *, batch_s
     return logits
 
 
-class AssignerRouter(nn.Module):
-    """The assigner's choice under a budget bias, and the backbone at that choice.
+@dataclass(frozen=True)
+class Routed:
+    """What became of N clips. The lengths are those of `levels`; a cascade ran the ones below, too."""
+
+    logits: Tensor  # (N, K); of `forward_views` (N, V, K)
+    starts: Tensor  # (N,): the first level that ran
+    levels: Tensor  # (N,): the last one, whose logits these are
+    gmacs: Tensor  # (N,), per view: all passes and the assigner's look
+
+
+class Router(nn.Module):
+    """A backbone, an assigner and the rule that says which clip runs at which lengths: assigner, cascade or
+    hybrid.
 
     Args:
-        costs: GMACs of each level. bias: see `routing.budget.solve_bias`; 0 is the paper's argmax.
+        assigner: clips (M, C, T, H, W) to logits (M, L); None where the rule does not ask it.
+        costs: GMACs of a view at each level. look: GMACs of the assigner for a clip.
+        heads: of several lists of classes; the confidence is then that of the most probable label.
     """
 
     def __init__(
-        self, backbone: nn.Module, assigner: nn.Module, *, costs: Sequence[float], bias: float
+        self,
+        backbone: nn.Module,
+        assigner: nn.Module | None,
+        *,
+        costs: Sequence[float],
+        rule: Rule,
+        look: float = 0.0,
+        heads: Heads = (),
     ) -> None:
         super().__init__()
         self.backbone, self.assigner = backbone, assigner
-        self.costs, self.bias = tuple(costs), bias
+        self.costs, self.rule, self.look, self.heads = tuple(costs), rule, look, heads
 
-    def levels(self, clips: Tensor, *, batch_size: int = 0) -> Tensor:
-        """Level of each clip (M,), looked at in batches of at most `batch_size` (0: all at once)."""
+    def starts(self, clips: Tensor, *, batch_size: int = 0) -> Tensor:
+        """First level (M,) of each clip, looked at in batches of at most `batch_size` (0: all at once)."""
+        if not self.rule.looks or not len(clips):
+            return torch.full((len(clips),), len(self.costs) - 1, device=clips.device)
         wishes = [self.assigner(part) for part in clips.split(batch_size or len(clips))]
-        return biased_levels(torch.cat(wishes).float(), self.costs, self.bias)
+        return self.rule.starts(torch.cat(wishes).float(), self.costs)
 
-    def forward(self, clips: Tensor, *, batch_size: int = 0) -> tuple[Tensor, Tensor]:
-        """Logits (M, K) and levels (M,)."""
-        levels = self.levels(clips, batch_size=batch_size)
-        return run_at_levels(self.backbone, clips, levels, batch_size=batch_size), levels
+    def forward(self, clips: Tensor, *, batch_size: int = 0) -> Routed:
+        """Clips (M, C, T, H, W), each by itself; logits are (M, K)."""
+        routed = self.forward_views(clips[:, None], batch_size=batch_size)
+        return Routed(routed.logits[:, 0], routed.starts, routed.levels, routed.gmacs)
 
-    def forward_views(self, clips: Tensor, *, batch_size: int = 0) -> tuple[Tensor, Tensor]:
-        """Clips with their crops (N, X, C, T, H, W) to logits (N, X, K) and levels (N,): crops of one clip
-        share its level.
+    def forward_views(self, views: Tensor, *, look_at: int | None = None, batch_size: int = 0) -> Routed:
+        """Groups of views (N, V, C, T, H, W) that share their lengths: the crops of a clip, or all views of a
+        video.
 
-        The assigner looks at the middle crop.
+        The assigner looks at view `look_at` (None: the middle one); the confidence is that of the mean of the
+        views' probabilities. Levels run from the shortest up, each on the clips that start or go on there, in
+        batches of at most `batch_size` views.
         """
-        levels = self.levels(clips[:, clips.shape[1] // 2], batch_size=batch_size)
-        crops = clips.shape[1]
-        logits = run_at_levels(
-            self.backbone, clips.flatten(0, 1), levels.repeat_interleave(crops), batch_size=batch_size
-        )
-        return logits.unflatten(0, (-1, crops)), levels
+        num_views = views.shape[1]
+        look_at = num_views // 2 if look_at is None else look_at
+        starts = self.starts(views[:, look_at], batch_size=batch_size)
+        at = starts.clone()  # the level that a clip is to run at next, or stopped at
+        logits = views.new_empty(len(views), num_views, self.backbone.num_classes)
+        for level in reversed(range(len(self.costs))):
+            rows = (at == level).nonzero().squeeze(1)
+            if len(rows):
+                logits[rows] = self.run_level(views[rows], level, batch_size=batch_size)
+                at[rows[~self.sure(logits[rows], level)]] = level - 1
+        gmacs = self.rule.cost(starts, at, self.costs, look=self.look / num_views)
+        return Routed(logits, starts, at, gmacs)
 
+    def run_level(self, views: Tensor, level: int, *, batch_size: int = 0) -> Tensor:
+        """Logits (N, V, K) of groups of views (N, V, ...) at one level."""
+        flat = views.flatten(0, 1)
+        levels = torch.full((len(flat),), level, device=flat.device)
+        return run_at_levels(self.backbone, flat, levels, batch_size=batch_size).unflatten(0, views.shape[:2])
 
-class CascadeRouter(nn.Module):
-    """Shortest length first; a clip whose largest probability stays below `threshold` runs again at the next
-    longer one.
-    """
-
-    def __init__(self, backbone: nn.Module, *, threshold: float) -> None:
-        super().__init__()
-        self.backbone, self.threshold = backbone, threshold
-
-    def forward(self, clips: Tensor, *, batch_size: int = 0) -> tuple[Tensor, Tensor]:
-        """Logits (M, K) and the level (M,) at which each clip stopped."""
-        logits = clips.new_empty(len(clips), self.backbone.num_classes)
-        levels = torch.zeros(len(clips), dtype=torch.long, device=clips.device)
-        unsure = torch.arange(len(clips), device=clips.device)
-        for level in reversed(range(self.backbone.num_levels)):
-            at_level = torch.full_like(unsure, level)
-            logits[unsure] = run_at_levels(self.backbone, clips[unsure], at_level, batch_size=batch_size)
-            levels[unsure] = level
-            unsure = unsure[logits[unsure].float().softmax(dim=-1).amax(dim=-1) < self.threshold]
-            if not len(unsure):
-                break
-        return logits, levels
+    def sure(self, logits: Tensor, level: int) -> Tensor:
+        """Which groups (N,) stop at a level where their views have these logits (N, V, K)."""
+        return self.rule.sure(confidence(average_views(logits, self.heads), self.heads), level)

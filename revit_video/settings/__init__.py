@@ -10,8 +10,11 @@ import math
 import re
 from dataclasses import dataclass, field
 
+from revit_video.settings.augment import AugmentConfig, check_augment
 from revit_video.settings.checks import check, one_of, within
 from revit_video.settings.data import MISSING, DataConfig
+from revit_video.settings.distributed import DistributedConfig
+from revit_video.settings.logs import LogConfig
 from revit_video.settings.model import ModelConfig
 from revit_video.settings.routing import AssignerConfig, LabelsConfig, RouterConfig
 from revit_video.settings.testing import ReportConfig, TestConfig
@@ -21,9 +24,12 @@ from revit_video.types import InputError
 __all__ = [
     "MISSING",
     "AssignerConfig",
+    "AugmentConfig",
     "Config",
     "DataConfig",
+    "DistributedConfig",
     "LabelsConfig",
+    "LogConfig",
     "ModelConfig",
     "ReViTConfig",
     "ReportConfig",
@@ -41,23 +47,27 @@ class Config:
     stage: str = "all"  # all | revit | labels | assigner | test
     output_dir: str = "output/run"
     seed: int = 0
-    resume: bool = False  # go on from the last checkpoint in output_dir
+    resume: bool | str = False  # go on with the run in output_dir; auto: if there is one, else start
     device: str = "auto"  # auto | cpu | cuda | cuda:N
-    dtype: str = "auto"  # auto | float32 | bfloat16
+    dtype: str = "auto"  # auto | float32 | bfloat16 | float16
     num_threads: int = 0  # of torch on the CPU; 0: torch's default
     data: DataConfig = field(default_factory=DataConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     solver: SolverConfig = field(default_factory=SolverConfig)
     revit: ReViTConfig = field(default_factory=ReViTConfig)
+    distributed: DistributedConfig = field(default_factory=DistributedConfig)
     labels: LabelsConfig = field(default_factory=LabelsConfig)
     assigner: AssignerConfig = field(default_factory=AssignerConfig)
     router: RouterConfig = field(default_factory=RouterConfig)
     test: TestConfig = field(default_factory=TestConfig)
     report: ReportConfig = field(default_factory=ReportConfig)
+    log: LogConfig = field(default_factory=LogConfig)
 
     def __post_init__(self) -> None:
         one_of(self, "stage", STAGES)
-        one_of(self, "dtype", ("auto", "float32", "bfloat16"))
+        check(self, "resume", self.resume in (False, True, "auto"), "true, false or auto")
+        one_of(self, "dtype", ("auto", "float32", "bfloat16", "float16"))
         known = re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device) is not None
         check(self, "device", known, "auto, cpu, cuda or cuda:N")
         check(self, "output_dir", self.output_dir.strip(), "the name of a folder")
@@ -68,3 +78,10 @@ class Config:
                 f"model.token_lengths starts with {longest}, but data.crop={crop} allows at most {most} "
                 f"(patches of {SMALLEST_PATCH} px); give shorter lengths or a larger crop"
             )
+        costs = self.distributed.length_costs
+        if costs and len(costs) != len(self.model.token_lengths):
+            raise InputError(
+                f"distributed.length_costs has {len(costs)} numbers, but model.token_lengths "
+                f"{len(self.model.token_lengths)}; give one for each length, longest first"
+            )
+        check_augment(self.augment, self.data, batch_size=self.solver.batch_size)

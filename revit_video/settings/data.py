@@ -12,7 +12,8 @@ from revit_video.types import InputError
 
 MISSING = "???"  # OmegaConf's mark for a value that the user must give
 FOLDERS = ("class_folders", "image_folders", "frame_folders")
-DATASETS = ("kinetics", "ssv2", *FOLDERS, "epic_kitchens", "demo")
+DATASETS = ("kinetics", "ssv2", *FOLDERS, "epic_kitchens", "demo", "packed")
+TELL_LEFT_FROM_RIGHT = ("ssv2", "demo")  # data sets whose classes a mirror changes
 ONLY_USED_BY = {  # settings of `data` that most data sets do not look at
     "path_prefix": ("kinetics", "ssv2", "epic_kitchens"),
     "separator": ("kinetics",),
@@ -26,7 +27,7 @@ ONLY_USED_BY = {  # settings of `data` that most data sets do not look at
 
 @dataclass(frozen=True)
 class DataConfig:
-    dataset: str = "kinetics"  # kinetics | ssv2 | class_, image_, frame_folders | epic_kitchens | demo
+    dataset: str = "kinetics"  # kinetics | ssv2 | class_, image_, frame_folders | epic_kitchens | packed...
     root: str = MISSING  # folder of the lists, or of the class folders
     path_prefix: str = ""  # folder of the videos where it is not the root
     separator: str = "auto"  # kinetics: between path and label: auto | space | comma | tab | ; or such
@@ -35,7 +36,7 @@ class DataConfig:
     val_split: str = "val"
     test_split: str = "test"
     num_classes: int = 0  # kinetics; 0: from the data
-    target: str = ""  # epic_kitchens: verb | noun, which of the two is the label
+    target: str = ""  # epic_kitchens: verb | noun | both, what is learnt
     group_pattern: str = ""  # folders: regex; files with equal (group) share a split. "": by file
     split_shares: list[float] = items(0.8, 0.1, 0.1)  # folders: of train, val, test
     decoder: str = "auto"  # reader of the videos, see decode
@@ -53,6 +54,7 @@ class DataConfig:
     flip: bool = True  # mirror half of the training clips
     flip_labels: list[list[str]] = items()  # pairs of class names that swap in the mirror; []: labels stay
     num_workers: int = 4  # processes that read videos; 0: this one
+    prefetch: int = 2  # batches that each of them reads ahead
     cache: str = "none"  # none | memory: decoded frames are kept in memory
     max_unreadable: float = 0.01  # share of a list that may be unreadable before the run stops
 
@@ -64,11 +66,11 @@ class DataConfig:
         one_of(self, "sampling_rule", ("centred", "slowfast", "slowfast_offset"))
         above_zero(self, "target_fps")
         if self.dataset == "epic_kitchens":
-            one_of(self, "target", ("verb", "noun"))
+            one_of(self, "target", ("verb", "noun", "both"))
         one_of(self, "cache", ("none", "memory"))
         one_of(self, "channel_order", ("rgb", "bgr"))
         within(self, 0, math.inf, "num_classes", "test_short_side", "num_workers")
-        within(self, 1, math.inf, "num_frames", "sampling_rate", "crop")
+        within(self, 1, math.inf, "num_frames", "sampling_rate", "crop", "prefetch")
         within(self, 0, 1, "max_unreadable")
         check(self, "split_shares", are_shares(self.split_shares), "three shares >= 0 that add up to 1")
         check(self, "mean", len(self.mean) == 3 and all(map(math.isfinite, self.mean)), "three numbers")
@@ -82,10 +84,12 @@ class DataConfig:
         names = [name for pair in self.flip_labels for name in pair]
         pairs = all(len(pair) == 2 for pair in self.flip_labels) and len(set(names)) == len(names)
         check(self, "flip_labels", pairs, "a list of pairs of class names, no name twice")
-        mirrored = self.flip and not self.flip_labels and self.dataset in ("ssv2", "demo")
+        mirrored = self.flip and not self.flip_labels and self.dataset in TELL_LEFT_FROM_RIGHT
         hint = f"false for {self.dataset}, whose classes tell left from right, or data.flip_labels be given"
         check(self, "flip", not mirrored, hint)
         check(self, "group_pattern", is_pattern(self.group_pattern), "a regex with exactly one (group)")
+        whole = self.dataset != "packed" or self.decoder in ("auto", "pyav")
+        check(self, "decoder", whole, "auto or pyav for packed, as the others read whole files only")
         self._refuse_unused()
 
     def _refuse_unused(self) -> None:

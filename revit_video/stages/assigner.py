@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,19 +13,24 @@ from torch import Tensor
 from revit_video.data.dataset import Batch, UnreadableLimit, VideoDataset
 from revit_video.data.loader import train_batches
 from revit_video.routing.assigner import Assigner
-from revit_video.routing.budget import solve_bias, solve_threshold
-from revit_video.routing.labels import DROP, LengthLabels, expected_label, shortest_right, split_digest
-from revit_video.stages.job import Device, EvalJob, RunFolder
-from revit_video.train.assigner import assigner_step, class_weights
+from revit_video.routing.labels import (
+    DROP,
+    LabelRule,
+    LengthLabels,
+    expected_label,
+    histogram,
+    split_digest,
+)
+from revit_video.routing.solve import HeldOut, Prices, check_reach
+from revit_video.routing.stored import router_state
+from revit_video.stages.job import Device, EvalJob, RunFolder, names_of
+from revit_video.train.assigner import AssignerLoss, assigner_step, class_weights, fit_temperature
 from revit_video.train.checkpoint import file_digest, load_checkpoint, save_checkpoint
 from revit_video.train.log import RunLog
-from revit_video.train.loop import fit
+from revit_video.train.loop import Skipped, fit, loss_backward
 from revit_video.train.optim import build_schedules
+from revit_video.train.world import World
 from revit_video.types import InputError
-
-CURVE_BUDGETS = tuple(
-    round(0.2 + 0.05 * i, 2) for i in range(17)
-)  # of the longest length's cost, 0.20 to 1.00
 
 
 @dataclass
@@ -43,30 +47,37 @@ class AssignerJob:
     lr_factor: Callable[[int, int], float]  # (step, total)
     costs: Sequence[float]  # GMACs per view of each level
     assigner_cost: float  # GMACs per clip
+    router: str  # assigner | cascade | hybrid | auto
     budget: float  # of the longest length's cost, assigner included
     epochs: int
     batch_size: int
     holdout_share: float
-    none_right: str
+    label_rule: LabelRule
+    loss: AssignerLoss
     class_weight: str
     soft_labels: bool
+    calibrate: bool
     run: Device
     seed: int = 0
     num_workers: int = 0
+    prefetch: int = 2  # batches that each worker reads ahead
     max_unreadable: float = 0.01
+    max_skipped: int = 10  # steps that are not finite
     identity: dict = field(default_factory=dict)
 
 
 def train_assigner(job: AssignerJob, folder: RunFolder, log: RunLog) -> None:
-    """Train on a part of the labels, solve the budget's bias on the rest; leaves assigner and joint
+    """Train on a part of the labels, solve the router for its budget on the rest; leaves assigner and joint
     checkpoint.
     """
-    check_budget(job)
+    prices = Prices(tuple(job.costs), job.assigner_cost)
+    check_reach(job.router, prices, budget=job.budget)  # before the training and not after it
     paths, truth = [s.path for s in job.samples], [s.label for s in job.samples]
     labels = LengthLabels.load(
         folder.labels, checkpoint_sha256=file_digest(folder.revit), split_sha256=split_digest(paths, truth)
     )
-    lengths = shortest_right(torch.tensor(labels.correct), none_right=job.none_right)
+    losses = torch.tensor(labels.losses)
+    lengths = job.label_rule.labels(torch.tensor(labels.correct), losses)
     order = list(range(len(labels.indices)))
     random.Random(job.seed).shuffle(order)
     labelled = [replace(job.samples[labels.indices[i]], label=int(lengths[i])) for i in order]
@@ -79,44 +90,56 @@ def train_assigner(job: AssignerJob, folder: RunFolder, log: RunLog) -> None:
 
     assigner = job.assigner.to(job.run.device)
     levels = torch.tensor([s.label for s in training], device=job.run.device)
-    targets = levels
-    if job.soft_labels:
-        kept = [i for i in order[cut:] if lengths[i] != DROP]
-        targets = expected_label(torch.tensor(labels.losses)[kept]).to(job.run.device)
+    kept = [i for i in order[cut:] if lengths[i] != DROP]
+    targets = assigner_targets(job, lengths[kept], losses[kept]).to(job.run.device)
     weight = class_weights(levels, num_levels=len(job.costs), kind=job.class_weight)
     total = max(1, job.epochs * len(training) // job.batch_size)
+    data = job.train_list(training)
     limit = UnreadableLimit(len(training), max_share=job.max_unreadable, warn=log.say)
+    skipped = Skipped(job.max_skipped, World(), log, advice="lower assigner.base_lr")
+    backward = loss_backward()
 
     def step(number: int, batch: Batch) -> Mapping[str, Tensor | float]:
         limit.check(batch)
         if not len(batch.labels):
             return {"clips": 0.0}
         clips = job.run.to_clips(batch.clips.flatten(0, 1))
-        return assigner_step(assigner, clips, targets[batch.indices.to(targets.device)], class_weight=weight)
+        truth = targets[batch.indices.to(targets.device)]
+        return assigner_step(assigner, clips, truth, class_weight=weight, loss_fn=job.loss, backward=backward)
 
     fit(
         assigner,
         train_batches(
-            job.train_list(training),
+            data,
             batch_size=job.batch_size,
             total_steps=total,
             seed=job.seed,
             num_workers=job.num_workers,
+            prefetch=job.prefetch,
         ),
         step,
         optimizers=job.optimizers,
         schedules=build_schedules(job.optimizers, partial(job.lr_factor, total=total)),
         total_steps=total,
+        skipped=skipped,
+        name_batch=lambda batch: names_of(data, batch),
         log=log,
         stage="assigner",
     )
     assigner.eval()
     scores = job.holdout_list(holdout).score(lambda clips: {"assigner": assigner(clips)}, log, title="budget")
-    router = solve_router(job, scores.values["assigner"][:, 0], torch.tensor(labels.confidences)[order[:cut]])
-    histogram = torch.bincount(lengths[lengths != DROP], minlength=len(job.costs)).tolist()
+    rows = torch.tensor(order[:cut])[scores.indices]  # a video that was readable before may be gone
+    wishes = scores.values["assigner"][:, 0]
+    if job.calibrate:
+        wishes = calibrate(job, wishes, lengths[rows], losses[rows], log)
+    confidence, correct = torch.tensor(labels.confidences), torch.tensor(labels.correct)
+    held = HeldOut(wishes, confidence[rows], losses[rows], correct[rows])
+    router = router_state(job.router, held, prices, budget=job.budget, say=log.say)
     log.say(
-        f"assigner: labels per length {dict(zip(labels.token_lengths, histogram, strict=True))}, "
-        f"bias {router['bias']:.3f}"
+        f"assigner: labels per length {histogram(lengths, labels.token_lengths)}; router {router['kind']}, "
+        f"bias {'none' if router['bias'] is None else format(router['bias'], '.3f')}, thresholds "
+        f"{', '.join(format(threshold, '.4g') for threshold in router['thresholds'][1:])} (from the second "
+        "longest length down)"
     )
     state = {name: tensor.cpu() for name, tensor in assigner.state_dict().items()}
     save_checkpoint(
@@ -127,33 +150,22 @@ def train_assigner(job: AssignerJob, folder: RunFolder, log: RunLog) -> None:
     save_checkpoint(backbone | joint, folder.recognizer)
 
 
-def check_budget(job: AssignerJob) -> None:
-    """Refuse a budget that no bias can meet, before the training and not after it."""
-    least, most = job.costs[-1] + job.assigner_cost, job.costs[0]
-    if job.budget * most < least:
-        raise InputError(
-            f"router.budget={job.budget:g} of the longest length's {most:.4g} GMACs cannot be met: "
-            f"the shortest length and the assigner cost {least:.4g}; "
-            f"give a budget from {math.ceil(1000 * least / most) / 1000:g} to 1"
-        )
+def assigner_targets(job: AssignerJob, lengths: Tensor, losses: Tensor) -> Tensor:
+    """What the assigner learns from length labels (N,) and the backbone's losses (N, L)."""
+    if job.loss.from_errors:
+        return 1 - torch.exp(-losses)
+    return expected_label(losses) if job.soft_labels else lengths
 
 
-def solve_router(job: AssignerJob, logits: Tensor, confidence: Tensor) -> dict:
-    """The bias (assigner) and the threshold (cascade) for the job's budget and for a grid of others, from
-    held-out videos.
-
-    logits: the assigner's (N, L). confidence: largest probabilities (M, L) of the backbone. Both pay for what
-        they run.
+def calibrate(job: AssignerJob, wishes: Tensor, lengths: Tensor, losses: Tensor, log: RunLog) -> Tensor:
+    """Divide the assigner's logits by the temperature that fits held-out labels best, in the weights of its
+    last layer; returns the logits (N, L) of the held-out clips under it.
     """
-
-    def solve(budget: float) -> dict[str, float]:
-        total = budget * job.costs[0]
-        return {
-            "budget": budget,
-            "bias": solve_bias(logits, job.costs, budget=total - job.assigner_cost),
-            "threshold": solve_threshold(confidence, job.costs, budget=total),
-        }
-
-    least = (job.costs[-1] + job.assigner_cost) / job.costs[0]
-    curve = [solve(budget) for budget in CURVE_BUDGETS if budget > least]
-    return {**solve(job.budget), "costs": list(job.costs), "assigner_cost": job.assigner_cost, "curve": curve}
+    known = lengths != DROP
+    temperature = fit_temperature(wishes[known], assigner_targets(job, lengths[known], losses[known]))
+    last = job.assigner.net.classifier
+    with torch.no_grad():
+        last.weight /= temperature
+        last.bias /= temperature
+    log.say(f"assigner: temperature {temperature:.3f} fits the held-out labels best")
+    return wishes / temperature

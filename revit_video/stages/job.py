@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from revit_video.data.loader import eval_batches
 from revit_video.evaluate.run import Scores, merge_scores, score_views
 from revit_video.routing.assigner import Assigner
 from revit_video.train.log import RunLog
+from revit_video.train.world import World
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class RunFolder:
     path: Path
 
     config = property(lambda self: self.path / "config.yaml")
-    progress = property(lambda self: self.path / "checkpoints" / "last.pt")
+    progress = property(lambda self: self.path / "checkpoints")  # of an unfinished stage 1, by steps
     revit = property(lambda self: self.path / "checkpoints" / "revit.pt")
     labels = property(lambda self: self.path / "labels.json")
     assigner = property(lambda self: self.path / "checkpoints" / "assigner.pt")
@@ -43,6 +44,7 @@ class Device:
     dtype: torch.dtype  # of evaluation; training keeps float32 weights and computes under `autocast`
     autocast: Callable[[], AbstractContextManager]
     to_clips: Callable[..., Tensor]  # uint8 (M, T, C, H, W) to normalised (M, C, T, H, W) on the device
+    world: World = field(default_factory=World)  # the processes that share the work
 
 
 def all_levels(model: ReViT, assigner: Assigner | None = None) -> Callable[[Tensor], dict[str, Tensor]]:
@@ -70,6 +72,7 @@ class EvalJob:
     views_per_forward: int
     num_workers: int = 0
     max_unreadable: float = 1.0
+    prefetch: int = 2
     part: int = 0
     parts: int = 1
     gather: Callable[[Scores], Sequence[Scores]] = lambda scores: [scores]
@@ -79,6 +82,7 @@ class EvalJob:
             self.dataset,
             videos_per_batch=self.videos_per_batch,
             num_workers=self.num_workers,
+            prefetch=self.prefetch,
             part=self.part,
             parts=self.parts,
         )
@@ -102,3 +106,8 @@ def watched(batches: Iterable[Batch], limit: UnreadableLimit) -> Iterator[Batch]
     for batch in batches:
         limit.check(batch)
         yield batch
+
+
+def names_of(dataset: VideoDataset, batch: Batch) -> str:
+    """The files of a batch, for a message."""
+    return ", ".join(dataset.samples[index].path for index in batch.indices.tolist())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from revit_video.data.classes import label_name
 from revit_video.report.plots import plot_accuracy_vs_gmacs, plot_length_sheet
 from revit_video.stages.test import TestJob, TestResult
 
@@ -36,7 +37,8 @@ def length_groups(job: TestJob, result: TestResult) -> dict[str, list[dict]]:
         clips = []
         for index in chosen:
             sample = dataset.samples[index]
-            words = [word for word in (job.class_names[sample.label], sample.tag) if word]
+            name = label_name(sample.label, job.class_names, job.heads)
+            words = [word for word in (name, sample.tag) if word]
             frames = dataset[(0, index)].clips[0].permute(0, 2, 3, 1).numpy()
             clips.append({"frames": frames, "caption": " · ".join(words)})
         groups[f"{name} ({length}x{length})"] = clips

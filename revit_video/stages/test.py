@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
 from revit_video.backbones.core import ReViT
-from revit_video.evaluate.adaptive import (
-    Stored,
-    oracle_baseline,
-    random_baseline,
-    random_hits,
-    shares,
-    summary,
-    tag_table,
-)
-from revit_video.evaluate.metrics import paired_difference
+from revit_video.evaluate.adaptive import Stored, summary, tag_table
+from revit_video.evaluate.heads import NAMES, Heads
 from revit_video.evaluate.run import Scores
 from revit_video.routing.assigner import Assigner
-from revit_video.routing.budget import biased_levels, cascade_costs, cascade_levels
-from revit_video.routing.router import AssignerRouter
+from revit_video.routing.router import Router
+from revit_video.routing.rule import Rule
+from revit_video.routing.stored import rule_of, rules_at
+from revit_video.stages.choices import Choices, choice_tables, rule_kind
 from revit_video.stages.job import EvalJob, all_levels
 from revit_video.stages.timing import first_clips, time_lengths
 from revit_video.train.log import RunLog
@@ -35,7 +29,8 @@ class TestJob:
 
     costs: GMACs of each level.
     assigner: None: every fixed length is tested, and nothing that chooses.
-    router: assigner_cost, budget, bias, threshold and curve, as solved on held-out videos; None likewise.
+    router: as solved on held-out videos, see `routing.stored`; None likewise.
+    share: `clip` | `video`: whose views run at the same lengths.
     """
 
     __test__ = False  # no pytest class
@@ -50,6 +45,8 @@ class TestJob:
     batch_size: int
     class_names: Sequence[str]
     title: str  # of the pictures
+    heads: Heads = ()  # of several lists of classes, see evaluate.heads
+    share: str = "clip"
     throughput: bool = True
     plots: bool = True
     sheet_clips: int = 6  # clips of each length on the sheet; 0: no sheet
@@ -70,10 +67,18 @@ class TestResult:
 
 
 def run_test(job: TestJob, log: RunLog) -> TestResult:
-    """One pass over the list, then tables from the stored logits; wall time on clips of the same list."""
+    """One pass over the list, then tables from the stored logits; wall time on clips of the same list.
+
+    Several processes share the pass. Rank 0 does the rest, and times while the others wait.
+    """
     scores = job.evaluation.score(all_levels(job.model, job.assigner), log, title="test")
+    return job.evaluation.run.world.from_main(lambda: evaluate_scores(job, scores, log))
+
+
+def evaluate_scores(job: TestJob, scores: Scores, log: RunLog) -> TestResult:
+    """The report of a test from the scores of all its videos."""
     logits = scores.values["logits"].unflatten(1, (job.num_clips, job.num_crops))
-    stored = Stored(logits, scores.labels, tuple(job.costs))
+    stored = Stored(logits, scores.labels, tuple(job.costs), job.heads)
     lengths = job.model.token_lengths
     fixed = [summary(stored, stored.fixed(level), gmacs=cost) for level, cost in enumerate(stored.costs)]
     report = {"per_length": [{"length": length, **row} for length, row in zip(lengths, fixed, strict=True)]}
@@ -93,35 +98,17 @@ def run_test(job: TestJob, log: RunLog) -> TestResult:
 
 
 def add_choices(report: dict, job: TestJob, stored: Stored, scores: Scores) -> Tensor:
-    """Put the assigner's choice, its baselines and its curves into the report; the levels (N, C) it chose."""
+    """Put the router's choice, its baselines and its curves into the report; the levels (N, C) it chose."""
     wishes = scores.values["assigner"].unflatten(1, (job.num_clips, job.num_crops))
     wishes = wishes[:, :, job.num_crops // 2]  # (N, C, L), of the middle crop
-    look = job.router["assigner_cost"] / job.num_crops  # GMACs per view: one look per clip, for all its crops
-
-    def assigned(bias: float) -> tuple[Tensor, dict[str, float]]:
-        levels = biased_levels(wishes, stored.costs, bias)
-        return levels, summary(stored, levels, gmacs=stored.cost(levels) + look)
-
-    levels, adaptive = assigned(job.router["bias"])
-    lengths, curve = job.model.token_lengths, job.router["curve"]
-    share = dict(zip(map(str, lengths), shares(levels, len(lengths)), strict=True))
-    router = {"budget": job.router["budget"], "assigner_gmacs": job.router["assigner_cost"]}
-    report |= {
-        "adaptive": {**adaptive, "share": share, **router},
-        "baselines": {
-            "random": random_baseline(stored, levels),
-            "oracle": oracle_baseline(stored),
-            "cascade": cascade_summary(stored, job.router["threshold"]),
-        },
-        "paired": paired_rows(stored, levels, lengths),
-        "curve": {
-            "assigner": [{"budget": row["budget"], **assigned(row["bias"])[1]} for row in curve],
-            "cascade": [
-                {"budget": row["budget"], **cascade_summary(stored, row["threshold"])} for row in curve
-            ],
-        },
-    }
-    return levels
+    views = job.num_crops
+    if job.share == "video":
+        wishes, views = wishes[:, job.num_clips // 2, None], job.num_clips * job.num_crops
+        stored = replace(stored, logits=stored.logits.flatten(1, 2)[:, None])
+    choices = Choices(stored, wishes, look=job.router["assigner_cost"] / views)
+    made, levels = choice_tables(choices, job.router, job.model.token_lengths)
+    report |= made
+    return levels.expand(-1, job.num_clips)
 
 
 def protocol(job: TestJob, scores: Scores, report: dict) -> dict:
@@ -131,6 +118,7 @@ def protocol(job: TestJob, scores: Scores, report: dict) -> dict:
     named = {"longest": report["per_length"][0]}
     if "adaptive" in report:
         named["adaptive"] = report["adaptive"]
+    measures = ("top1", *(NAMES if job.heads else ()))
     return {
         "views": f"{job.num_clips}x{job.num_crops}",
         "num_videos": num_videos,
@@ -138,32 +126,30 @@ def protocol(job: TestJob, scores: Scores, report: dict) -> dict:
         "num_unreadable": num_unreadable,
         "unreadable": [scores.unreadable[i] for i in sorted(scores.unreadable)][:20],
         **{
-            f"top1_{name}_of_all_videos": row["top1"] * num_scored / num_videos for name, row in named.items()
+            f"{measure}_{name}_of_all_videos": row[measure] * num_scored / num_videos
+            for measure in measures
+            for name, row in named.items()
         },
         **job.protocol,
     }
 
 
-def paired_rows(stored: Stored, levels: Tensor, lengths: Sequence[int]) -> dict[str, dict[str, float]]:
-    """The choice `levels` (N, C) against each fixed length and random shares, over the same videos."""
-    ours = stored.hit(levels)
-    rows = {f"{n}x{n}": paired_difference(ours, stored.hit(stored.fixed(i))) for i, n in enumerate(lengths)}
-    return rows | {"random": paired_difference(ours, random_hits(stored, levels).double().mean(dim=0))}
-
-
-def cascade_summary(stored: Stored, threshold: float) -> dict[str, float]:
-    """Shortest first, on while the largest probability is below the threshold; pays for every pass."""
-    levels = cascade_levels(stored.confidence().flatten(0, 1), threshold).view(stored.logits.shape[:2])
-    return summary(stored, levels, gmacs=stored.cost(levels, cascade_costs(stored.costs)))
-
-
 def timing(job: TestJob, *, repeats: int = 3) -> dict:
     """Clips per second on clips of the test list, see `stages.timing`."""
-    solved = job.router or {"bias": 0.0, "assigner_cost": 0.0}
-    router = AssignerRouter(job.model, job.assigner, costs=job.costs, bias=solved["bias"])
+    rules: dict[str, Rule] = {}
+    if job.assigner is not None:
+        rules = rules_at(job.router, job.router["budget"])
+        rules = {"adaptive": rule_of(job.router)} | {
+            f"{kind} router": rule for kind, rule in rules.items() if kind != rule_kind(job.router)
+        }
+    look = job.router["assigner_cost"] if job.router else 0.0
+    routers = {
+        name: Router(job.model, job.assigner, costs=job.costs, rule=rule, look=look, heads=job.heads)
+        for name, rule in rules.items()
+    }
     clips = first_clips(job.evaluation, num_crops=job.num_crops, limit=TIMED_CLIPS)
     return time_lengths(
-        router, clips, assigner_gmacs=solved["assigner_cost"], batch_size=job.batch_size, repeats=repeats
+        job.model, clips, assigner=job.assigner, routers=routers, batch_size=job.batch_size, repeats=repeats
     )
 
 

@@ -1,53 +1,63 @@
-"""What a run says while it works: JSON lines and TensorBoard always, a progress bar on a terminal, plain
+"""What a run says while it works: numbers into files (train/scalars.py), a progress bar on a terminal, plain
 lines elsewhere.
 """
 
-import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from revit_video.train.scalars import JsonLines, Scalars, TensorBoard, WandB
+
 
 class RunLog:
-    """Scalars of a run, by step.
+    """Lines for the reader and scalars by step.
 
     Args:
         folder: gets `log.jsonl` and `tensorboard/`; None logs to the console only.
+        wandb: project at Weights & Biases that gets the scalars too; "": none.
+        settings: of the run, for that project.
     """
 
-    def __init__(self, folder: str | Path | None = None, *, console: Console | None = None) -> None:
+    def __init__(
+        self,
+        folder: str | Path | None = None,
+        *,
+        console: Console | None = None,
+        wandb: str = "",
+        settings: Mapping[str, Any] | None = None,
+    ) -> None:
         self.console = console or Console(highlight=False)
-        self.file = self.board = None
+        self.places: list[Scalars] = []
         if folder is not None:
-            from torch.utils.tensorboard import SummaryWriter  # slow to import, not needed to predict
-
             folder = Path(folder)
             folder.mkdir(parents=True, exist_ok=True)
-            self.file = open(folder / "log.jsonl", "a", buffering=1)  # noqa: SIM115 closed in close()
-            self.board = SummaryWriter(str(folder / "tensorboard"))
+            self.places = [JsonLines(folder / "log.jsonl"), TensorBoard(folder / "tensorboard")]
+            if wandb:
+                self.places.append(WandB(folder, wandb, settings=settings or {}))
 
     def say(self, text: str) -> None:
         """One line for the reader of the console."""
         self.console.print(text, markup=False, soft_wrap=True)
 
+    def resume(self, stage: str, step: int) -> None:
+        """The stage goes on from this step: what is written of it and of later ones is taken back."""
+        for place in self.places:
+            place.resume(stage, step)
+
     def scalars(self, stage: str, step: int, values: Mapping[str, float]) -> None:
-        if self.file is not None:
-            self.file.write(
-                json.dumps({"stage": stage, "step": step, "time": round(time.time(), 2), **values}) + "\n"
-            )
-            for name, value in values.items():
-                self.board.add_scalar(f"{stage}/{name}", value, step)
+        for place in self.places:
+            place.write(stage, step, values)
 
     def progress(self, title: str, total: int, *, start: int = 0, unit: str = "step") -> "ProgressLine":
         return ProgressLine(self, title, total, start=start, unit=unit)
 
     def close(self) -> None:
-        if self.file is not None:
-            self.file.close()
-            self.board.close()
+        for place in self.places:
+            place.close()
 
     def __enter__(self) -> "RunLog":
         return self

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from revit_video.evaluate.heads import Heads, best_labels, split_labels, split_scores
+from revit_video.evaluate.heads import NAMES, Heads, best_labels, split_labels, split_scores
 from revit_video.types import InputError
 
 
@@ -125,12 +125,16 @@ def one_hot_targets(labels: Tensor, num_classes: int, heads: Heads = ()) -> Tens
     return torch.cat([F.one_hot(part, size) for part, size in parts], dim=-1).float()
 
 
-def soft_cross_entropy(logits: Tensor, targets: Tensor, *, smoothing: float = 0.0) -> Tensor:
-    """Cross-entropy against class numbers (B,) or distributions (B, K), in float32."""
-    return class_loss(logits, targets, smoothing=smoothing)
-
-
 def correct_rows(logits: Tensor, labels: Tensor, *, heads: Heads = ()) -> Tensor:
     """Which rows of (B, K) have their largest logit, in each list, at the label: (B,) bool."""
     with torch.no_grad():
         return best_labels(logits, heads) == labels
+
+
+def right_rows(logits: Tensor, labels: Tensor, *, heads: Heads = ()) -> dict[str, Tensor]:
+    """`correct_rows` by the name it is shown under: "clip@1", or "action@1" with "verb@1" and "noun@1"."""
+    if not heads:
+        return {"clip@1": correct_rows(logits, labels)}
+    parts = zip(NAMES, split_scores(logits, heads), split_labels(labels, heads), strict=True)
+    found = {f"{name}@1": correct_rows(part, truth) for name, part, truth in parts}
+    return {"action@1": correct_rows(logits, labels, heads=heads), **found}

@@ -4,24 +4,68 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from revit_video.backbones.outputs import Outputs
+from revit_video.evaluate.heads import Heads, best_labels
+from revit_video.train.lengths import Teaching, pieces_of
 from revit_video.train.losses import (
     Distillation,
     attention_loss,
+    class_loss,
     correct_rows,
     distillation_loss,
     feature_loss,
-    soft_cross_entropy,
 )
+from revit_video.train.parallel import Exchange
+from revit_video.train.team import Present, Team
+from revit_video.train.world import World
 from revit_video.types import InputError
 
 
+@dataclass(frozen=True)
+class Together:
+    """What a step of several processes has to know of the others.
+
+    levels: of the step, over all processes. passes: how many pieces of clips every process runs at least,
+    where all must run equally many. teaching: the way of the logits, where groups share the levels.
+    complete: whether all processes have clips.
+    """
+
+    levels: Sequence[int]
+    passes: int = 0
+    teaching: Teaching | None = None
+    complete: bool = True
+
+    @classmethod
+    def of(
+        cls,
+        world: World,
+        team: Team,
+        present: Present,
+        exchange: Exchange,
+        *,
+        views: int,
+        num_classes: int,
+        micro_batch: int,
+    ) -> Together:
+        """Of a step whose clips are there: `views` of each video, logits of `num_classes`."""
+        teaching, passes = None, 0
+        if len(team.runs) > 1:
+            teaching = Teaching(
+                world, team, present, views=views, num_classes=num_classes, micro_batch=micro_batch
+            )
+        if exchange.even_passes:
+            clips = max(len(rows) for rows in present.by_rank) * views
+            passes = len(pieces_of(range(clips), micro_batch))
+        return cls(team.levels, passes, teaching, present.complete)
+
+
 def revit_step(
-    model: nn.Module,
+    model: nn.Module | Exchange,
     clips: Tensor,
     labels: Tensor,
     *,
@@ -29,10 +73,12 @@ def revit_step(
     distillation: Distillation,
     targets: Tensor | None = None,
     smoothing: float = 0.0,
+    heads: Heads = (),
     micro_batch: int = 0,
     weight: float = 1.0,
     autocast: Callable[[], AbstractContextManager] = nullcontext,
     backward: Callable[[Tensor], None] = Tensor.backward,
+    together: Together | None = None,
 ) -> dict[str, Tensor]:
     """Backward through the same clips (B, C, T, H, W) at several levels; gradients add up, the caller steps
     once. Returns sums over the clips, to be divided by `clips`.
@@ -41,41 +87,90 @@ def revit_step(
     one level alone there is no teacher and the loss is plain cross-entropy on every head the level has.
 
     targets: distributions (B, K) in place of the labels, which then only count what is right.
+    heads: the class lists that the logits consist of, see evaluate.heads.
     micro_batch: at most so many clips run forward and backward at a time; 0: all. The gradients are the same.
     weight: of the mean loss over these clips: their share of the step's clips, where other processes have
-        others.
+        others, times the number of processes.
+    together: for several processes; `model` is then an `Exchange`, and the sums are this process's part.
     """
+    exchange = model if isinstance(model, Exchange) else Exchange(model)
+    together = together or Together(levels)
+    teaching = together.teaching
     targets = labels if targets is None else targets
-    sums: dict[str, Tensor] = {"clips": torch.tensor(float(len(clips)), device=clips.device)}
-    size = micro_batch or max(1, len(clips))
-    for some, truth, wanted in zip(clips.split(size), labels.split(size), targets.split(size), strict=True):
-        share = weight * len(some) / len(clips)
+    share_of_levels = len(levels) / len(together.levels)  # so that all processes' clips count once
+    sums: dict[str, Tensor] = {"clips": torch.tensor(len(labels) * share_of_levels, device=labels.device)}
+    pieces = teaching.pieces if teaching else pieces_of(range(len(labels)), micro_batch)
+    passes = max(len(pieces), together.passes)
+    if not passes:
+        exchange.take_part(backward)
+    for number in range(passes):
+        rows = pieces[number] if number < len(pieces) else []
+        some = clips[within(rows)] if rows else blank_clip(exchange.model, labels.device)
+        truth, wanted = (
+            (column[within(rows)] for column in (labels, targets)) if rows else (labels.new_zeros(1),) * 2
+        )
+        share = weight * len(rows) / max(1, len(labels))
         teacher: Outputs | None = None
         for level in levels:
-            with autocast():
-                out = model(some, level, full_output=True, with_looks=distillation.attention_weight > 0)
-            refuse_missing_features(out, distillation)
-            loss = level_loss(out, wanted, teacher=teacher, distillation=distillation, smoothing=smoothing)
-            backward(loss * share)
-            seen = level_sums(out, loss, truth, teacher)
-            for name, value in seen.items():
-                key = f"{name}/level{level}"
-                sums[key] = sums.get(key, 0.0) + value
-            sums["loss"] = sums.get("loss", 0.0) + seen["loss"] / len(levels)
+            last = number == passes - 1 and level == levels[-1]
+            with exchange.one_pass(last=last):
+                with autocast():
+                    out = exchange(
+                        some, level, full_output=True, with_looks=distillation.attention_weight > 0
+                    )
+                refuse_missing_features(out, distillation)
+                if teaching is not None:
+                    teacher = taught(teaching, number, out, teacher)
+                loss = level_loss(
+                    out, wanted, teacher=teacher, distillation=distillation, smoothing=smoothing, heads=heads
+                )
+                backward(exchange.closed(loss * share) if last else loss * share)
+            if rows:
+                seen = level_sums(out, loss, truth, teacher, heads)
+                for name, value in seen.items():
+                    key = f"{name}/level{level}"
+                    sums[key] = sums.get(key, 0.0) + value
+                sums["loss"] = sums.get("loss", 0.0) + seen["loss"] / len(together.levels)
             if teacher is None:
                 teacher = as_teacher(out, distillation)
+    if teaching is not None:
+        teaching.close()
+    exchange.finish(together.levels, complete=together.complete)
     return sums
 
 
-def level_sums(out: Outputs, loss: Tensor, labels: Tensor, teacher: Outputs | None) -> dict[str, Tensor]:
+def within(rows: list[int]) -> slice | list[int]:
+    """Neighbours as a slice, which copies nothing."""
+    return slice(rows[0], rows[-1] + 1) if rows == list(range(rows[0], rows[-1] + 1)) else rows
+
+
+def blank_clip(model: nn.Module, device: torch.device) -> Tensor:
+    """What a process runs, without effect, in a pass that it only takes part in."""
+    return torch.zeros(1, 3, model.num_frames, *model.crop, device=device)
+
+
+def taught(teaching: Teaching, number: int, out: Outputs, teacher: Outputs | None) -> Outputs | None:
+    """The teacher of the pass that gave `out`, where it may be in other processes; None: `out` is of the
+    teacher itself, and was sent.
+    """
+    if teacher is None and teaching.is_pupil:
+        return Outputs(teaching.receive(number, out.logits.device), None, None)
+    if teacher is None:
+        teaching.send(number, out.logits)
+    return teacher
+
+
+def level_sums(
+    out: Outputs, loss: Tensor, labels: Tensor, teacher: Outputs | None, heads: Heads = ()
+) -> dict[str, Tensor]:
     """What is logged of one length, summed over its clips."""
     with torch.no_grad():
         sums = {
             "loss": loss.detach() * len(labels),
-            "clip@1": 100.0 * correct_rows(out.logits, labels).float().sum(),
+            "clip@1": 100.0 * correct_rows(out.logits, labels, heads=heads).float().sum(),
         }
         if teacher is not None:
-            same = correct_rows(out.prediction(), teacher.logits.argmax(dim=-1))
+            same = correct_rows(out.prediction(), best_labels(teacher.logits, heads), heads=heads)
             sums["agreement"] = 100.0 * same.float().sum()
     return sums
 
@@ -96,19 +191,26 @@ def refuse_missing_features(out: Outputs, distillation: Distillation) -> None:
 
 
 def level_loss(
-    out: Outputs, labels: Tensor, *, teacher: Outputs | None, distillation: Distillation, smoothing: float
+    out: Outputs,
+    labels: Tensor,
+    *,
+    teacher: Outputs | None,
+    distillation: Distillation,
+    smoothing: float,
+    heads: Heads = (),
 ) -> Tensor:
     """Loss of one length. With a distillation token, labels teach the class head and the teacher teaches the
     other.
     """
     student = out.logits if out.distill_logits is None else out.distill_logits
-    loss = soft_cross_entropy(out.logits, labels, smoothing=smoothing)
+    loss = class_loss(out.logits, labels, smoothing=smoothing, heads=heads)
     if teacher is None:
         if out.distill_logits is not None:  # trained alone (growing): both heads learn the labels
-            loss = (loss + soft_cross_entropy(out.distill_logits, labels, smoothing=smoothing)) / 2
+            loss = (loss + class_loss(out.distill_logits, labels, smoothing=smoothing, heads=heads)) / 2
         return loss
     weight = distillation.weight
-    loss = (1 - weight) * loss + weight * distillation_loss(student.float(), teacher.logits, distillation)
+    taught = distillation_loss(student.float(), teacher.logits, distillation, heads=heads)
+    loss = (1 - weight) * loss + weight * taught
     if distillation.feature_weight:
         loss = loss + distillation.feature_weight * feature_loss(out.features, teacher.features)
     if distillation.attention_weight:

@@ -5,20 +5,51 @@ share one draw. Clips stay uint8 until they are on the device (`normalise`), whi
 bytes.
 """
 
+from __future__ import annotations
+
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
-from revit_video.sample.spatial import crop_box, random_crop_box
+from revit_video.sample.spatial import (
+    crop_box,
+    draw_short_side,
+    random_crop_box,
+    resized_crop_box,
+    resized_crop_side,
+)
 from revit_video.types import View
+
+Step = Callable[[Tensor, random.Random], Tensor]  # uint8 (T, C, H, W) to the same, all frames alike
+
+
+@dataclass(frozen=True)
+class ResizedCrop:
+    """Random-resized crop: a box of a share of the frame, `share[0]` to `share[1]`, and of width over height
+    `aspect[0]` to `aspect[1]`, resized to the crop. See `resized_crop_box`.
+    """
+
+    share: tuple[float, float]
+    aspect: tuple[float, float]
+
+    def short_side(self, crop: int, rng: random.Random) -> int:
+        """Of a frame that has enough pixels for its box: the smaller the box, the larger the frame."""
+        return resized_crop_side(rng.uniform(*self.share), crop, aspect=self.aspect)
+
+    def __call__(self, clip: Tensor, crop: int, rng: random.Random) -> Tensor:
+        box = resized_crop_box(*clip.shape[-2:], crop, rng, share=self.share, aspect=self.aspect)
+        return F.resized_crop(clip, *box, [crop, crop], antialias=True)
 
 
 class TrainTransform:
-    """Short-side jitter, random crop, horizontal flip.
+    """Short-side jitter and random crop (or random-resized crop), horizontal flip, then `steps`.
+
+    Every draw comes from the `rng` that is handed in, in a fixed order.
 
     Args:
         crop: pixels of the square crop.
@@ -26,6 +57,10 @@ class TrainTransform:
         flip: flip half of the clips. `flip_labels` maps the classes that turn into each other (left, right)
             when flipped.
         rule: of the place of the crop, see `random_crop_box`.
+        jitter_rule: of the short side, see `draw_short_side`.
+        resized_crop: in place of jitter and crop. The larger side of `jitter` is then only what a cache of
+            frames keeps.
+        steps: what is done to the pixels of the finished crop, in this order. They get a contiguous clip.
     """
 
     def __init__(
@@ -36,23 +71,36 @@ class TrainTransform:
         flip: bool,
         flip_labels: Mapping[int, int] | None = None,
         rule: str = "centred",
+        jitter_rule: str = "whole",
+        resized_crop: ResizedCrop | None = None,
+        steps: Sequence[Step] = (),
     ) -> None:
         self.crop, self.jitter, self.flip, self.rule = crop, tuple(jitter), flip, rule
         self.flip_labels = dict(flip_labels or {})
+        self.jitter_rule, self.resized_crop, self.steps = jitter_rule, resized_crop, tuple(steps)
 
     @property
     def max_short_side(self) -> int:
         return self.jitter[1]
 
     def short_side(self, rng: random.Random) -> int:
-        return rng.randint(*self.jitter)
+        if self.resized_crop is not None:
+            return self.resized_crop.short_side(self.crop, rng)
+        return draw_short_side(*self.jitter, rng, rule=self.jitter_rule)
 
     def __call__(self, frames: np.ndarray, view: View, label: int, rng: random.Random) -> tuple[Tensor, int]:
         clip = as_clip(frames)
-        top, left = random_crop_box(clip.shape[-2], clip.shape[-1], self.crop, rng, rule=self.rule)
-        clip = F.crop(clip, top, left, self.crop, self.crop)
+        if self.resized_crop is not None:
+            clip = self.resized_crop(clip, self.crop, rng)
+        else:
+            top, left = random_crop_box(clip.shape[-2], clip.shape[-1], self.crop, rng, rule=self.rule)
+            clip = F.crop(clip, top, left, self.crop, self.crop)
         if self.flip and rng.random() < 0.5:
             clip, label = F.horizontal_flip(clip), self.flip_labels.get(label, label)
+        if self.steps:
+            clip = clip.contiguous()
+        for step in self.steps:
+            clip = step(clip, rng)
         return clip, label
 
 
