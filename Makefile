@@ -30,7 +30,7 @@ demo: .venv/installed
 	$(BIN)/python tools/predict.py $(DATA)/videos/test/00000.mp4 --checkpoint $(OUT)/recognizer.pt
 
 test: .venv/installed
-	$(BIN)/python -m pytest -n 2 -m "not slow and not gpu"
+	$(BIN)/python -m pytest -n 3 --dist worksteal -m "not slow and not gpu"
 
 test-all: .venv/installed
 	$(BIN)/python -m pytest

@@ -11,6 +11,7 @@ import torch
 BENCHMARK = Path(__file__).parents[1] / "benchmarks/adaptive.py"
 
 
+@pytest.mark.slow
 def test_the_quick_run_compares_three_ways_with_the_longest_length():
     command = [sys.executable, str(BENCHMARK), "--quick", "--clips", "20", "--repeats", "1"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)

@@ -71,6 +71,7 @@ def test_sides_that_differ_are_not_timed(backbones):
         backbones.check(pair, clips)
 
 
+@pytest.mark.slow
 def test_the_command_prints_a_row_per_length_and_the_memory_of_both_sides(backbones, monkeypatch, capsys):
     changes = [f"{key}={value!r}".replace(" ", "") for key, value in SMALL.items()]
     arguments = ["--models", "timesformer_base", "--dtypes", "float32", "bfloat16_weights", "--repeats", "1"]

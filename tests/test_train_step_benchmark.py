@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 BENCHMARK = Path(__file__).parents[1] / "benchmarks/train_step.py"
 
 
@@ -15,6 +17,7 @@ def table(text: str) -> dict[str, dict[str, str]]:
     return {row[1]: dict(zip(header, row, strict=True)) for row in rows}
 
 
+@pytest.mark.slow
 def test_the_quick_run_compares_all_lengths_with_the_longest():
     command = [sys.executable, str(BENCHMARK), "--quick", "--device", "cpu"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
