@@ -19,10 +19,14 @@ def folder_of(config: Config) -> Path:
 
 
 class Findings:
-    """Lines for the user, and what was wrong."""
+    """Lines for the user, and what was wrong, each problem once."""
 
     def __init__(self, say: Callable[[str], None]) -> None:
-        self.say, self.problems = say, 0
+        self.say, self.known = say, []
+
+    @property
+    def problems(self) -> int:
+        return len(self.known)
 
     def show(self, lines: Callable[[], Iterable[str]]) -> bool:
         """Say the lines; whether nothing kept them from being found out."""
@@ -30,8 +34,9 @@ class Findings:
             for line in lines():
                 self.say(line)
         except (InputError, OSError) as error:
-            self.problems += 1
-            self.say(f"PROBLEM: {error}")
+            if str(error) not in self.known:  # the same list is read for several things
+                self.known.append(str(error))
+                self.say(f"PROBLEM: {error}")
             return False
         return True
 

@@ -10,8 +10,8 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from revit_video.backbones import zoo
-from revit_video.backbones.core import ReViT
 from revit_video.backbones.costs import closed_form_macs, patch_embed_macs, tokens_of
+from revit_video.competitors.cascade import Cascade
 from revit_video.layers.block import JointBlock
 from revit_video.report.closed_forms import Macs, joint
 from revit_video.types import InputError
@@ -28,10 +28,10 @@ class DepthPassed:
         return DepthPassed(self.tokens[index])
 
 
-class AdaptiveDepth(nn.Module):
+class AdaptiveDepth(Cascade):
     """A ViT of one token length, on images (B, 3, 1, H, W), with exits on the way.
 
-    A level is an exit, counted as everywhere: 0 is the dearest, the whole backbone.
+    Level 0, the last exit, is the whole backbone.
 
     Args:
         backbone: a name of backbones.zoo, of an image model with joint attention.
@@ -78,16 +78,6 @@ class AdaptiveDepth(nn.Module):
         self.grids = tuple(model.grids[0] for _ in ends)
         self.num_classes, self.num_frames, self.crop = model.num_classes, model.num_frames, model.crop
 
-    @property
-    def num_levels(self) -> int:
-        return len(self.ends)
-
-    @property
-    def num_exits(self) -> int:
-        return len(self.ends)
-
-    level_of = ReViT.level_of
-
     def step(self, exit: int, clips: Tensor, passed: DepthPassed | None) -> tuple[Tensor, DepthPassed]:
         """From one exit to the next, counted from 0: its logits (B, K), and the tokens at it."""
         model, grid = self.backbone, self.backbone.grids[0]
@@ -98,14 +88,6 @@ class AdaptiveDepth(nn.Module):
         if exit == self.num_exits - 1:
             return model.read(model.norm(x, 0), 1, grid).prediction(), DepthPassed(x)
         return self.heads[exit](self.norms[exit](x[:, 0])), DepthPassed(x)
-
-    def forward(self, clips: Tensor, level: int = 0, *, all_exits: bool = False) -> Tensor | list[Tensor]:
-        """As of `DVT.forward`."""
-        logits, passed = [], None
-        for exit in range(self.num_exits - level):
-            scores, passed = self.step(exit, clips, passed)
-            logits.append(scores)
-        return logits if all_exits else logits[-1]
 
     def closed_form(self, level: int = 0) -> Macs:
         """Multiply-adds up to an exit; with `forward`, which asks every head on the way."""

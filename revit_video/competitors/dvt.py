@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from revit_video.backbones import zoo
 from revit_video.backbones.core import ReViT
 from revit_video.backbones.costs import closed_form_macs, patch_embed_macs, tokens_of
+from revit_video.competitors.cascade import Cascade
 from revit_video.layers.attention import attend
 from revit_video.layers.block import JointBlock
 from revit_video.report.closed_forms import Macs, feature_reuse, relation_reuse
@@ -201,11 +202,10 @@ def run_block(
     return x + block._drop(block.mlp(block.norm2(wide, 0))), scores
 
 
-class DVT(nn.Module):
+class DVT(Cascade):
     """The cascade on images (B, 3, 1, H, W).
 
-    A level is an exit, counted as everywhere: 0 is the longest token length, the last exit. `forward` runs
-    all exits up to a level; `early_exit.EarlyExit` lets each picture leave where it is sure.
+    Level 0, the last exit, has the longest token length.
 
     Args:
         backbone: a name of backbones.zoo, of a model with joint attention on images.
@@ -258,31 +258,11 @@ class DVT(nn.Module):
         grids = [one.backbone.grids[0] for one in reversed(exits)]
         self.grids = tuple(TokenGrid(g.frames, g.height, g.width, level) for level, g in enumerate(grids))
 
-    @property
-    def num_levels(self) -> int:
-        return len(self.exits)
-
-    @property
-    def num_exits(self) -> int:
-        return len(self.exits)
-
-    level_of = ReViT.level_of
-
     def step(self, exit: int, clips: Tensor, passed: Passed | None) -> tuple[Tensor, Passed]:
         """One exit, counted from 0, the shortest length: its logits (B, K), and what the next one needs."""
         before = self.exits[exit - 1].backbone.grids[0] if exit else None
         reused = self.relation_reuse and exit + 1 < self.num_exits
         return self.exits[exit](clips, passed, before, keep_scores=reused)
-
-    def forward(self, clips: Tensor, level: int = 0, *, all_exits: bool = False) -> Tensor | list[Tensor]:
-        """Logits (B, K) of the exit of a level, after those before it; of all these with `all_exits`, in the
-        order in which they run (through `forward`, so that wrappers see the call).
-        """
-        logits, passed = [], None
-        for exit in range(self.num_exits - level):
-            scores, passed = self.step(exit, clips, passed)
-            logits.append(scores)
-        return logits if all_exits else logits[-1]
 
     def closed_form(self, level: int = 0) -> Macs:
         """Multiply-adds of all exits up to that of a level, together."""
