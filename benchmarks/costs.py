@@ -12,6 +12,7 @@ from copy import copy
 from pathlib import Path
 
 import torch
+from length_costs import EMBEDDING_COLUMNS, PARAMETER_COLUMNS, embedding_rows, parameter_rows
 from published_costs import (
     BASELINES,
     IMAGE,
@@ -29,15 +30,11 @@ from revit_video import cli
 from revit_video.backbones.core import ReViT
 from revit_video.backbones.costs import closed_form_macs, patch_embed_macs, tokens_of
 from revit_video.competitors.zoo import create_model
-from revit_video.layers.length_norm import LengthNorm
 from revit_video.layers.trajectory import TrajectoryBlock
 from revit_video.report.closed_forms import trajectory_as_published, transformer
 from revit_video.report.macs import count_macs_torch, count_norm_macs
 from revit_video.report.tables import markdown_table
 from revit_video.types import InputError
-
-# What fvcore adds per element of a norm; 5 of a BatchNorm in training, which pytorchvideo's figures have.
-RATES = {LengthNorm: 5, nn.LayerNorm: 5, nn.BatchNorm2d: 2, nn.BatchNorm3d: 5}
 
 TEXT = """# What the models cost
 
@@ -96,6 +93,33 @@ agrees with ours. LV-ViT's auxiliary head reads every patch, so its last block c
 
 LV-ViT saves less than its grid promises: the convolutions of its stem run at half resolution at every
 length, 1.04 GMACs of it.
+
+## Patch embeddings
+
+What `model.patch_embed` costs at 224 px, in GMACs of the embedding alone (`at 14`) and of the whole model,
+without distillation tokens; `params` are those of all three embeddings.
+
+{embeddings}
+
+- `conv`: one kernel per length, 16, 24 and 32 px.
+- `conv_stem`: early convolutions (arXiv:2106.14881), a stem with its own BatchNorm statistics per length: 3x3
+  convolutions of stride 2 with 48, 96 and 192 channels, then patches of the 28x28 map: 2, 3 (padding 1) and
+  4 wide. The convolutions cost the same at every length, so the shortest one saves least.
+- `resize`: the frame is resized to 16 px per token; resizing is free in this count.
+- `shared`: one kernel of 32 px, of which smaller patches take the middle 16 and 24; the cost of `conv`.
+- `lv_stem`: LV-ViT's own, with patches of 8, 12 and 16 on its half resolution map.
+
+## Parameters
+
+What running at several lengths adds, part by part, over the same model with length 14 alone (which has no
+distillation token). `shared` is all that every length uses: blocks, class token, heads.
+
+{parameters}
+
+DeiT-S with `conv` grows by 8.8%. The head of the distillation token, 1000 classes wide, is 1.7 points on top;
+with `model.distill_token=false` there is none. Early convolutions grow by a little more than a tenth.
+LV-ViT's own stem grows by far more, since its last convolution is a patch of 64 channels;
+`model.patch_embed=conv` and `conv_stem` stay below a tenth there.
 
 ## Rivals
 
@@ -198,18 +222,9 @@ def official_gmacs(model: ReViT, level: int = 0) -> float:
     return macs.total / 1e9
 
 
-@torch.no_grad()
-def norm_gmacs(model: nn.Module, inputs: object, **kwargs) -> float:
+def norm_gmacs(model: nn.Module, *inputs: object, **kwargs) -> float:
     """What fvcore adds for norms."""
-    norms, hooks = [], []
-    for module in model.modules():
-        if rate := RATES.get(type(module)):
-            hook = lambda _, __, out, rate=rate: norms.append(rate * out.numel())  # noqa: E731
-            hooks.append(module.register_forward_hook(hook))
-    model(inputs, **kwargs)
-    for hook in hooks:
-        hook.remove()
-    return sum(norms) / 1e9
+    return count_norm_macs(model, *inputs, **kwargs) / 1e9
 
 
 def model_row(row: Row) -> dict:
@@ -249,7 +264,7 @@ def length_rows(name: str, authors_code: dict[int, float]) -> list[dict]:
 
 def rival_row(row: Rival) -> dict:
     model = build(row.name, **row.changes)
-    norms = count_norm_macs(model, clip_of(model), level=row.level) / 1e9
+    norms = norm_gmacs(model, clip_of(model), level=row.level)
     with_norms = gmacs(model, row.level) + norms
     return {
         "model": row.label,
@@ -268,7 +283,7 @@ def baseline_row(row: Baseline) -> dict:
     clip = torch.zeros(1, 3, row.frames, row.crop, row.crop, device="meta")
     paths = [clip[:, :, :: row.alpha], clip] if row.alpha else clip
     products = count_macs_torch(model, copy(paths)) / 1e9  # SlowFast writes into the list it is given
-    norms = norm_gmacs(model, paths)
+    norms = norm_gmacs(model, copy(paths), batch_norm=5)  # as in training, which these figures have
     compared = products + norms * row.norms
     return {
         "model": row.label,
@@ -312,6 +327,8 @@ def page() -> str:
         image=markdown_table([model_row(row) for row in IMAGE], IMAGE_COLUMNS),
         video_lengths=lengths_table(VIDEO_LENGTHS, VIDEO_LENGTH_COLUMNS),
         image_lengths=lengths_table(IMAGE_LENGTHS, IMAGE_LENGTH_COLUMNS),
+        embeddings=markdown_table(list(embedding_rows(build)), EMBEDDING_COLUMNS),
+        parameters=markdown_table(list(parameter_rows(build)), PARAMETER_COLUMNS),
         rivals=markdown_table([rival_row(row) for row in RIVALS], RIVAL_COLUMNS),
         baselines=markdown_table([baseline_row(row) for row in BASELINES], BASELINE_COLUMNS),
         fixed=gmacs(build("motionformer_base", attention_options={"mode": "fixed"}, **plain)),

@@ -2,8 +2,8 @@
 
     python benchmarks/seeds.py output/demo output/demo_seed1 output/demo_seed2
 
-Reads each folder's report.json. Rows: every fixed length, the adaptive choice, the baselines; then the shares
-by tag.
+Reads each folder's report.json. Rows: every fixed length, the adaptive choice, the baselines; then every
+router at every budget that all runs can meet, and the shares by tag.
 """
 
 import json
@@ -45,6 +45,17 @@ def as_text(reports: list[dict]) -> str:
         "runs": ("each seed, 95% interval", ""),
     }
     parts.append(markdown_table(paired_table(reports), columns))
+    columns = {
+        "router": ("router", ""),
+        "budget": ("budget", ".2f"),
+        "relative": ("of longest %", ".1f"),
+        "top1": ("video@1 %, mean", ".2f"),
+        "runs": ("each seed", ""),
+        "over": ("over", ""),
+        "mean": ("points, mean", "+.2f"),
+        "each": ("each seed, 95% interval", ""),
+    }
+    parts.append(markdown_table(curve_table(reports), columns))
     if all("tags" in report for report in reports):
         lengths = [str(row["length"]) for row in reports[0]["per_length"]]
         columns = {"tag": ("tag", ""), "adaptive": ("adaptive %", ".1f")}
@@ -73,6 +84,41 @@ def paired_table(reports: list[dict]) -> list[dict]:
         )
         rows.append({"name": name, "mean": statistics.mean(row["difference"] for row in seen), "runs": each})
     return rows
+
+
+def curve_table(reports: list[dict]) -> list[dict]:
+    """A row per router and budget; the oracle's points, which have none, go by their order."""
+    rows = []
+    for router in reports[0]["curve"]:
+        points = [{at(row, i): row for i, row in enumerate(report["curve"][router])} for report in reports]
+        for budget in sorted(set.intersection(*(set(one) for one in points))):
+            same = [one[budget] for one in points]
+            longest = [report["per_length"][0]["gmacs"] for report in reports]
+            row = {
+                "router": router,
+                "budget": same[0].get("budget"),
+                "relative": statistics.mean(
+                    100 * r["gmacs"] / most for r, most in zip(same, longest, strict=True)
+                ),
+                "top1": statistics.mean(r["top1"] for r in same),
+                "runs": ", ".join(f"{r['top1']:.1f}" for r in same),
+            }
+            rows.append(row | over_row(same))
+    return rows
+
+
+def at(row: dict, place: int) -> float:
+    return row.get("budget", place)
+
+
+def over_row(same: list[dict]) -> dict:
+    """What the points of one router and budget are paired with, and by how much they are above it."""
+    for name, words in (("over_random", "random"), ("over_pure", "the better of assigner and cascade")):
+        if name in same[0]:
+            seen = [row[name] for row in same]
+            each = ", ".join(f"{s['difference']:+.1f} ({s['low']:+.1f} to {s['high']:+.1f})" for s in seen)
+            return {"over": words, "mean": statistics.mean(s["difference"] for s in seen), "each": each}
+    return {"over": "", "mean": None, "each": ""}
 
 
 def tag_table(reports: list[dict], lengths: list[str]) -> list[dict]:

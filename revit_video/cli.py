@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import NoReturn
 
@@ -145,7 +146,7 @@ def predict(argv: Arguments = None, manual: str | None = None) -> int:
         from revit_video.recognizer import Recognizer
         from revit_video.stream.command import predict_windows
         from revit_video.stream.files import predict_files
-        from revit_video.stream.inputs import find_inputs
+        from revit_video.stream.inputs import each_picture, find_inputs
 
         if args.top < 1:
             raise InputError(f"--top is {args.top}, but must be at least 1")
@@ -153,6 +154,8 @@ def predict(argv: Arguments = None, manual: str | None = None) -> int:
         windows = wants_windows(args) or any(given.live for given in inputs)
         fill(args)
         recognizer = Recognizer.load(args.checkpoint, device=args.device, dtype=args.dtype)
+        if recognizer.backbone.num_frames == 1:
+            inputs = each_picture(inputs)
         if windows:
             return predict_windows(recognizer, inputs, args)
         return predict_files(recognizer, [given.address for given in inputs], args)
@@ -258,24 +261,38 @@ def pack(argv: Arguments = None, manual: str | None = None) -> int:
 
 
 def plot(argv: Arguments = None, manual: str | None = None) -> int:
-    """Pictures of runs: training over its steps, or accuracy against GMACs."""
+    """Pictures: trainings, accuracy over GMACs or clips/s, clips by length, cost over lengths."""
     made = parser(manual)
-    made.add_argument("what", choices=("training", "curve"))
-    made.add_argument("runs", nargs="+", metavar="RUN", type=Path, help="output_dir of a run")
+    made.add_argument("what", choices=("training", "curve", "throughput", "sheet", "lengths"))
+    made.add_argument("words", nargs="*", metavar="RUN", help="output_dir of a run; sheet: key=value too")
     made.add_argument("--out", metavar="FILE", type=Path, help="picture (default: in the first run's folder)")
+    made.add_argument("--model", metavar="NAME", help="lengths: of the zoo (deit_small)")
+    made.add_argument("--token-lengths", type=int, nargs="+", metavar="N", help="lengths: (14 10 7 4)")
+    made.add_argument("--measure", type=int, metavar="B", help="lengths: time steps of B clips too")
 
     def command(args: argparse.Namespace) -> None:
-        from revit_video.report.training_plots import plot_curves, plot_training, read_log, read_report
+        from revit_video.figures import Asked, draw
 
-        read, draw = {"training": (read_log, plot_training), "curve": (read_report, plot_curves)}[args.what]
-        out = args.out or args.runs[0] / f"{args.what}.png"
-        names = [run.resolve().name for run in args.runs]
-        if len(set(names)) < len(names):
-            names = [str(run) for run in args.runs]
-        draw(out, {name: read(run) for name, run in zip(names, args.runs, strict=True)})
-        print(f"written: {out}")
+        names = [field.name for field in fields(Asked)]
+        print(f"written: {draw(Asked(**{name: getattr(args, name) for name in names}))}")
 
     return run(command, made, argv)
+
+
+def compare(argv: Arguments = None, manual: str | None = None) -> int:
+    """Train several methods with one recipe, and put them into one table."""
+    made = parser(manual)
+    made.add_argument("--cfg", metavar="FILE", required=True, help="YAML file of all rows")
+    made.add_argument("--dry-run", action="store_true", help="say what would be trained, and do nothing")
+    hint = "methods=[...] or ablation=NAME, seeds=[0,1,2], and settings of all rows"
+    made.add_argument("words", nargs="*", metavar="key=value", help=hint)
+
+    def command(args: argparse.Namespace) -> int:
+        from revit_video.compare.command import compare as run_comparison
+
+        return run_comparison(args.cfg, args.words, dry_run=args.dry_run)
+
+    return run(command, made, argv, then="; the same command goes on with what is missing")
 
 
 def submit(argv: Arguments = None, manual: str | None = None) -> int:
@@ -316,6 +333,79 @@ def submit(argv: Arguments = None, manual: str | None = None) -> int:
     return run(command, made, argv)
 
 
+def study(argv: Arguments = None, manual: str | None = None) -> int:
+    """Studies of runs: shifted videos, easy and hard ones, when training pays, folds."""
+    made = parser(manual)
+    made.add_argument("what", choices=("shift", "extremes", "payback", "folds"))
+    made.add_argument("folders", nargs="+", metavar="FOLDER", help="runs; of shift: videos, and key=value")
+    made.add_argument("--checkpoint", metavar="FILE", type=Path, help="shift: recognizer.pt of a run")
+    made.add_argument("--videos", type=int, default=0, metavar="N", help="shift: of each folder; 0: all (0)")
+    made.add_argument("--json", metavar="FILE", type=Path, help="write the rows there")
+
+    def command(args: argparse.Namespace) -> None:
+        from revit_video import studies
+        from revit_video.report.tables import console_table
+
+        if (args.what == "shift") != (args.checkpoint is not None):
+            raise InputError("--checkpoint goes with shift, and shift needs it: the recognizer.pt of a run")
+        if args.videos < 0:
+            raise InputError(f"--videos is {args.videos}, but must be at least 0")
+        overrides = [text for text in args.folders if "=" in text]
+        folders = [Path(text) for text in args.folders if "=" not in text]
+        if overrides and args.what != "shift":
+            raise InputError(f"{args.what} reads finished runs; {overrides[0]!r} is no folder of one")
+        if args.what == "shift":
+            found = studies.shift(args.checkpoint, folders, overrides, most=args.videos)
+        else:
+            found = {
+                "extremes": studies.extremes,
+                "payback": studies.payback_of_runs,
+                "folds": studies.folds,
+            }[args.what](folders)
+        console_table(found.rows, found.columns, title=found.title)
+        for line in found.notes:
+            print(line)
+        if args.json:
+            args.json.write_text(json.dumps(found.rows, indent=2) + "\n")
+
+    return run(command, made, argv)
+
+
+def throughput(argv: Arguments = None, manual: str | None = None) -> int:
+    """Speed of every length and of the router, in batches and clip by clip."""
+    made = parser(manual)
+    made.add_argument("--checkpoint", metavar="FILE", type=Path, help="recognizer.pt or revit.pt of a run")
+    made.add_argument("--model", metavar="NAME", help="a model of the zoo, with random weights")
+    made.add_argument("--token-lengths", type=int, nargs="+", metavar="N", help="of --model")
+    made.add_argument("--cost", type=float, metavar="X", help="of --model: mean over the longest's (0.5)")
+    made.add_argument("--decode", action="store_true", help="decode inside the time")
+    made.add_argument("--clips", type=int, default=64, metavar="N", help="(64)")
+    made.add_argument("--batch-size", type=int, default=16, metavar="N", help="clips (16)")
+    made.add_argument("--repeats", type=int, default=3, metavar="N", help="rounds that count (3)")
+    made.add_argument("--json", metavar="FILE", type=Path, help="write the rows there")
+    made.add_argument("--plot", metavar="FILE", type=Path, help="draw them there")
+    hint = "settings that replace the checkpoint's; of --model: device and dtype"
+    made.add_argument("overrides", nargs="*", metavar="key=value", help=hint)
+
+    def command(args: argparse.Namespace) -> None:
+        from revit_video.build.throughput import asked_speed_job
+        from revit_video.report.speed_table import COLUMNS, plot_speeds
+        from revit_video.report.tables import console_table
+        from revit_video.stages.throughput import measure
+
+        kept = ("checkpoint", "model", "token_lengths", "cost", "decode", "overrides")
+        numbers = {name: getattr(args, name) for name in ("clips", "batch_size", "repeats")}
+        seen = measure(asked_speed_job(**{name: getattr(args, name) for name in kept}, **numbers))
+        title = f"{seen['model']}: {seen['num_clips']} clips, {seen['device_name']}, {seen['dtype']}"
+        console_table(seen["rows"], COLUMNS, title=title)
+        if args.json:
+            args.json.write_text(json.dumps(seen, indent=2) + "\n")
+        if args.plot:
+            plot_speeds(args.plot, seen["rows"], title=title)
+
+    return run(command, made, argv)
+
+
 def _views(text: str) -> tuple[int, int]:
     """Clips and crops of "1x3"."""
     sides = text.split("x")
@@ -332,7 +422,10 @@ COMMANDS = {
     "convert": convert,
     "pack": pack,
     "plot": plot,
+    "compare": compare,
     "submit": submit,
+    "study": study,
+    "throughput": throughput,
 }
 
 

@@ -63,7 +63,8 @@ def dry_run(config: Config, *, processes: int | None = None, say: Callable[[str]
 
     found.show(stages)
     found.show(lambda: build.check_stages(config, todo))
-    if "revit" in todo:
+    folds = build.fold_configs(config) if "labels" in todo else []
+    if "revit" in todo or folds:
         job = None
 
         def lines() -> Iterable[str]:
@@ -71,9 +72,12 @@ def dry_run(config: Config, *, processes: int | None = None, say: Callable[[str]
             job = build.revit_job(config, build.build_device(config))
             yield from job.notes
 
-        if found.show(lines):
+        known = found.show(lines)
+        if known and "revit" in todo:
             found.show(lambda: build.plan_lines(config, job, processes=size))
             found.show(lambda: build.try_videos(config, job))
+        if known and folds:
+            found.show(lambda: build.fold_lines(config, job))
     if found.problems:
         say(f"{found.problems} problem{'s' * (found.problems > 1)}: the run would not start")
     else:

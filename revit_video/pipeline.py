@@ -14,6 +14,7 @@ from revit_video import build
 from revit_video.config import Config, config_to_dict, load_config, save_config
 from revit_video.report.run_report import show_report, write_report
 from revit_video.stages.assigner import train_assigner
+from revit_video.stages.exits import solve_exits
 from revit_video.stages.job import RunFolder
 from revit_video.stages.labels import label_lengths
 from revit_video.stages.pictures import draw_result
@@ -52,14 +53,19 @@ def run_together(config: Config, world: World) -> None:
         if first is not None:
             train_revit(first, folder, log, world)
         if "labels" in todo:
+            for part in build.fold_configs(config):
+                run_together(part, world)  # keeps what is finished
             label_lengths(build.labels_job(config, folder, run), folder, log)
-        if "assigner" in todo:
+        if "assigner" in todo and build.is_cascade(config):
+            world.from_main(lambda: solve_exits(build.exits_job(config, folder, run), folder, log))
+        elif "assigner" in todo:
             # By rank 0 alone: the network is tiny, and with its batch normalisation and class-weighted mean
             # the number of processes would change what it learns.
             alone = replace(run, world=World())
             world.from_main(lambda: train_assigner(build.assigner_job(config, folder, alone), folder, log))
         if "test" in todo:
-            test_into(folder.path, build.test_job(config, folder.recognizer, run), log)
+            tested = folder.revit if build.is_cascade(config) else folder.recognizer
+            test_into(folder.path, build.test_job(config, tested, run), log)
     if world.is_main and folder.report.exists():
         show_report(folder.report)
 
@@ -143,7 +149,7 @@ def stages_to_run(
     products = {
         "revit": folder.revit,
         "labels": folder.labels,
-        "assigner": folder.recognizer,
+        "assigner": folder.exits if build.is_cascade(config) else folder.recognizer,
         "test": folder.report,
     }
     there = [stage for stage in stages if products[stage].exists()]

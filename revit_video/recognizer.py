@@ -19,12 +19,13 @@ from revit_video.backbones.core import ReViT
 from revit_video.config import Config
 from revit_video.data.classes import class_lists, label_name
 from revit_video.data.dataset import VideoDataset
+from revit_video.decode import DecodeError
 from revit_video.evaluate.heads import NAMES, Heads, label_probabilities, split_scores
 from revit_video.evaluate.metrics import average_views
 from revit_video.routing.buckets import run_bucketed
 from revit_video.routing.router import Routed, Router, run_at_levels
 from revit_video.stages.job import Device
-from revit_video.types import InputError, Prediction, Ranking, VideoSample
+from revit_video.types import InputError, Prediction, Ranking, Unreadable, VideoSample
 
 
 @dataclass
@@ -91,27 +92,31 @@ class Recognizer:
         return self._told(str(path), logits, levels, cost=cost, top=top)
 
     @torch.inference_mode()
-    def predict_all(self, paths: Iterable[str | Path], *, top: int = 5) -> Iterator[Prediction]:
+    def predict_all(self, paths: Iterable[str | Path], *, top: int = 5) -> Iterator[Prediction | Unreadable]:
         """Classes of many files, in their order, each clip at the length chosen for it. Clips of all files
         wait together for their length, so that batches are full; the numbers are those of `predict`, to
-        rounding.
-
-        Raises:
-            DecodeError: a file cannot be read.
+        rounding. A file that cannot be read has an `Unreadable` in its place, and the others go on.
         """
         self.level_of("adaptive")
-        test, reading = self.config.test, deque()
+        test = self.config.test
+        reading: deque[tuple[str, int] | Unreadable] = deque()  # path and number of groups, or why not
 
         def groups() -> Iterator[torch.Tensor]:
-            for path in paths:
-                views = self._groups(self._views(str(path)))
-                reading.append((str(path), len(views)))
+            for path in map(str, paths):
+                try:
+                    views = self._groups(self._views(path))
+                except DecodeError as error:
+                    reading.append(Unreadable(path, str(error)))
+                    continue
+                reading.append((path, len(views)))
                 yield from views
 
         per_group = test.num_spatial_crops * (1 if self.share == "clip" else test.num_ensemble_views)
         batch_size = max(1, test.batch_size // per_group)
         done: list[Routed] = []
         for routed in run_bucketed(self.router, groups(), batch_size=batch_size, look_at=self._look_at()):
+            while isinstance(reading[0], Unreadable):
+                yield reading.popleft()
             done.append(routed)
             path, count = reading[0]
             if len(done) == count:
@@ -121,6 +126,7 @@ class Recognizer:
                 yield self._told(path, logits, levels, cost=cost, top=top)
                 done.clear()
                 reading.popleft()
+        yield from reading  # the last ones, where they are unreadable
 
     def _groups(self, clips: torch.Tensor) -> torch.Tensor:
         """The views of a file (V, ...) as groups that share their lengths: (N, V / N, ...)."""

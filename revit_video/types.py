@@ -78,6 +78,14 @@ class Ranking:
 
 
 @dataclass(frozen=True)
+class Unreadable:
+    """What stands in the place of a prediction where a file cannot be read."""
+
+    path: str
+    error: str
+
+
+@dataclass(frozen=True)
 class Prediction:
     """What the recognizer says of one file. Probabilities fall; lengths are one per clip of the file.
 

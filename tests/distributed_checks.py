@@ -9,14 +9,18 @@ from pathlib import Path
 import torch
 from conftest import TINY, randomize
 from rich.console import Console
-from torch import Tensor
+from torch import Tensor, nn
 
 from revit_video.backbones.core import ReViT
+from revit_video.competitors.dvt import DVT
 from revit_video.data.dataset import Batch, Item
 from revit_video.stages.job import Device, EvalJob
+from revit_video.train.cascade import cascade_step
+from revit_video.train.forward import TrainForward
+from revit_video.train.lengths import pieces_of
 from revit_video.train.log import RunLog
 from revit_video.train.losses import Distillation
-from revit_video.train.parallel import build_exchange, cut, shard, whole
+from revit_video.train.parallel import Exchange, build_exchange, cut, shard, whole
 from revit_video.train.progress import cut_moments
 from revit_video.train.revit import Together, revit_step
 from revit_video.train.team import Present, Team, roll_call, split_levels
@@ -87,11 +91,18 @@ def run_step(
     return sums, present
 
 
-def compare(ours: ReViT, alone: ReViT, *, tolerance: float = 1e-5) -> None:
-    """Gradients, each relative to its own largest number; none where there is none."""
+def compare(
+    ours: nn.Module, alone: nn.Module, *, tolerance: float = 1e-5, without_effect: str = "none"
+) -> None:
+    """Gradients, each relative to its own largest number; none where there is none. Parameters whose names
+    end with `without_effect` have gradients that are nothing but rounding.
+    """
+    largest = max(float(p.grad.abs().max()) for p in alone.parameters() if p.grad is not None)
     for (name, a), b in zip(ours.named_parameters(), alone.parameters(), strict=True):
         assert (a.grad is None) == (b.grad is None), f"{name}: {a.grad is None}, alone {b.grad is None}"
-        if b.grad is not None:
+        if name.endswith(without_effect):
+            assert max(float(p.grad.abs().max()) for p in (a, b)) < 1e-6 * largest, name
+        elif b.grad is not None:
             off = float((a.grad - b.grad).abs().max() / b.grad.abs().max().clamp_min(1e-30))
             assert off < tolerance, f"{name} is off by {off:.2g}"
 
@@ -135,6 +146,58 @@ def check_gradients(world: World, folder: Path) -> None:
                     assert abs(totals[name] - float(value)) <= 1e-4 * max(1, abs(float(value))), name
             except AssertionError as error:
                 raise AssertionError(f"{case}, {kind}: {error}") from None
+
+
+def check_cascades(world: World, folder: Path) -> None:
+    """All exits at once, whole, in pieces, and where the last process has no picture."""
+    team = Team.of_all((0, 1), world, batch_size=CLIPS)
+    one = Team.of_all((0, 1), World(), batch_size=CLIPS)
+    for micro_batch, broken in ((0, ()), (2, ()), (2, tuple(team.rows(world.size - 1)))):
+        alone, ours = cascade_of(), cascade_of()
+        cascade_run(World(), one, build_exchange(alone, World()), micro_batch=micro_batch, broken=broken)
+        cascade_run(world, team, build_exchange(ours, world), micro_batch=micro_batch, broken=broken)
+        # That bias adds the same to all scores of a head, which its softmax does not see.
+        compare(ours, alone, without_effect="relations.fc2.bias")
+
+
+def cascade_of() -> DVT:
+    sizes = {"num_classes": 5, "token_lengths": (4, 2), "crop": 32, "dim": 16, "depth": 2, "heads": 2}
+    return randomize(DVT("deit_tiny", **sizes), seed=0).float().train()
+
+
+def cascade_run(
+    world: World, team: Team, exchange: Exchange, *, micro_batch: int, broken: tuple[int, ...]
+) -> None:
+    present = roll_call(world, team, batch_of(team.rows(world.rank), broken=broken), at="step 0")
+    batch = present.batch
+    cascade_step(
+        exchange,
+        batch.clips.flatten(0, 1)[:, :, :1],
+        batch.clip_labels.flatten(),
+        levels=(0, 1),
+        micro_batch=micro_batch,
+        weight=present.weight,
+        together=Together.of(world, team, present, exchange, views=1, num_classes=5, micro_batch=micro_batch),
+    )
+
+
+def check_compiled_lengths_leave_the_same_gradients(world: World, folder: Path) -> None:
+    """In the second step a process misses a clip: its last pass is of a size that is not compiled."""
+    team, one = teams(world)["sequential"], Team.of_all(LEVELS, World(), batch_size=CLIPS)
+    alone, ours = model_of(), model_of()
+    forward = TrainForward(ours)
+    sizes = {len(piece) for piece in pieces_of(team.rows(world.rank), 2)}
+    forward.compile_for(sizes - {1}, backend="eager")
+    exchange = build_exchange(ours, world, forward=forward)
+    for step in range(2):
+        for model in (alone, ours):
+            model.zero_grad()
+        kind = {"step": step, "micro_batch": 2, "broken": tuple(team.rows(1)[:1]) if step else ()}
+        run_step(World(), one, build_exchange(alone, World()), **kind)
+        run_step(world, team, exchange, **kind)
+        compare(ours, alone)
+    counted = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    assert counted >= len(LEVELS), f"only {counted} graphs were compiled"
 
 
 def check_gradients_where_a_process_has_no_clip(world: World, folder: Path) -> None:

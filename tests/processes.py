@@ -18,7 +18,9 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-TIMEOUT_S = 30.0  # that a check waits for a process which does not come
+# Guards against hanging alone, which no good run comes near: on a busy machine each process may get a tenth.
+TIMEOUT_S = 120.0  # that a check waits for a process which does not come
+END_S = 1200.0  # of all processes
 
 
 def free_port() -> int:
@@ -32,7 +34,7 @@ def names_of_checks(module: str) -> list[str]:
 
 
 def start(
-    target: Callable, *arguments, size: int, timeout_s: float = 240.0, grace_s: float | None = None
+    target: Callable, *arguments, size: int, timeout_s: float = END_S, grace_s: float | None = None
 ) -> list[int]:
     """Run target(rank, *arguments) in so many processes; their exit codes, by rank.
 

@@ -17,7 +17,7 @@ TIERS = [  # a part may import its own tier and those above it in this list
     {"data", "backbones", "routing", "train"},
     {"competitors", "convert", "stages"},
     {"build"},
-    {"recognizer", "pipeline", "dry_run", "stream"},
+    {"recognizer", "pipeline", "dry_run", "stream", "studies", "compare", "figures"},
     {"cli", "demo", "submit"},
 ]
 TIER = {part: number for number, parts in enumerate(TIERS) for part in parts}

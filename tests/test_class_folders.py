@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from revit_video.build.lists import build_split
+from revit_video.config import load_config
 from revit_video.data.class_folders import class_folder_split
 from revit_video.types import InputError, VideoSample
 
@@ -137,3 +139,50 @@ def test_folders_without_videos_are_refused_and_other_files_counted(tmp_path):
     assert said.startswith(
         f"the class folder {tmp_path}/empty holds no videos (files: 2 with .jpg, 1 with .txt)"
     )
+
+
+@pytest.mark.parametrize("parts", [3, 10, 20])
+def test_every_group_is_left_out_once_over_the_folds(tmp_path, parts):
+    sessions(tmp_path)
+    rule, tested = {"group_pattern": r"_(\d+)_\d+$"}, []
+    for number in range(parts):
+        lists = {
+            split: class_folder_split(tmp_path, split, fold=(number, parts), **rule).samples
+            for split in SPLITS
+        }
+        groups = {
+            split: {Path(sample.path).stem.split("_")[2] for sample in samples}
+            for split, samples in lists.items()
+        }
+        assert not groups["test"] & groups["val"] and not groups["train"] & (groups["test"] | groups["val"])
+        assert sum(map(len, lists.values())) == 80
+        assert len(groups["test"]) in (20 // parts, 20 // parts + 1)
+        following = class_folder_split(tmp_path, "test", fold=((number + 1) % parts, parts), **rule)
+        assert lists["val"] == following.samples
+        tested += [sample.path for sample in lists["test"]]
+    assert sorted(tested) == sorted(str(path) for path in tmp_path.glob("*/*.avi"))
+
+
+def test_more_folds_than_groups_and_folds_of_split_folders_are_refused(tmp_path):
+    sessions(tmp_path / "a")
+    said = refusal(class_folder_split, tmp_path / "a", "test", group_pattern=r"_(\d+)_\d+$", fold=(0, 21))
+    assert "data.test_fold=0/21 wants 21 parts of 20 groups of videos; give at most 20" in said
+    touch(tmp_path / "b", "train/run/a.mp4", "test/run/b.mp4")
+    assert "has nothing to share out" in refusal(class_folder_split, tmp_path / "b", "test", fold=(0, 3))
+
+
+@pytest.mark.parametrize(
+    "given", ["data.test_fold=3/3", "data.test_fold=0/2", "data.leave_out=x", "data.leave_out=0/1"]
+)
+def test_a_fold_that_is_none_is_refused(given):
+    key = given.partition("=")[0].replace(".", r"\.")
+    with pytest.raises(InputError, match=f"{key} is .*, but must be k/K with 0 <= k < K and K at least"):
+        load_config(None, ["data.dataset=class_folders", "data.root=x", given])
+
+
+def test_a_fold_takes_the_place_of_the_shares(tmp_path):
+    options = ["data.dataset=class_folders", f"data.root={sessions(tmp_path)}", "data.test_fold=1/4"]
+    config = load_config(None, options)
+    assert build_split(config, "test") == class_folder_split(tmp_path, "test", fold=(1, 4))
+    with pytest.raises(InputError, match=r"data.split_shares is .* must be not given with data.test_fold"):
+        load_config(None, [*options, "data.split_shares=[0.5,0.25,0.25]"])

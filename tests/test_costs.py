@@ -254,6 +254,8 @@ def test_the_page_has_every_row(costs):
     labels = [row.label for row in (*costs.VIDEO, *costs.IMAGE)]
     lengths = {**costs.VIDEO_LENGTHS, **costs.IMAGE_LENGTHS}
     labels += [name for name, column in lengths.items() for _ in column]
+    labels += [row["model"] for row in costs.embedding_rows(costs.build)]
+    labels += [row["model"] for row in costs.parameter_rows(costs.build)]
     labels += [row.label for row in costs.RIVALS]
     assert [row["model"] for row in written_rows()] == [*labels, *(row.label for row in costs.BASELINES)]
 

@@ -190,10 +190,10 @@ def test_a_complete_data_set_is_kept_and_a_half_written_one_replaced(tmp_path, m
     sizes = {"num_train": 4, "num_val": 1, "num_test": 1}
     real = demo._write_video
 
-    def killed(root, seed, job):
-        if job == ("train", 2):
+    def killed(*arguments):
+        if arguments[-1] == ("train", 2):
             raise KeyboardInterrupt
-        return real(root, seed, job)
+        return real(*arguments)
 
     monkeypatch.setattr(demo, "_write_video", killed)
     with pytest.raises(KeyboardInterrupt):

@@ -8,6 +8,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from revit_video.config import config_keys, config_to_dict
+from revit_video.data.demo_images import CLUTTER
 from revit_video.data.demo_render import DIFFICULTIES
 from revit_video.settings import MISSING, Config, DataConfig
 
@@ -78,6 +79,15 @@ def test_the_demo_page_has_the_difficulties_as_they_are_drawn():
     for tag, how in DIFFICULTIES.items():
         cells = [tag, f"{how.share / total:.0%}", span(how.half_size), span(how.distractors)]
         cells += [span(how.contrast), f"in {how.occluded:.0%}", span(how.noise)]
+        assert f"| {' | '.join(cells)} |" in text
+
+
+def test_the_demo_page_has_the_clutter_of_the_pictures_as_it_is_drawn():
+    total = sum(how.share for how in CLUTTER.values())
+    text = (ROOT / "docs/demo.md").read_text()
+    for tag, how in CLUTTER.items():
+        spans = (how.half_size, how.plain, how.plain_size, how.contrast, how.noise)
+        cells = [tag, f"{how.share / total:.0%}", *(f"{low:g} to {high:g}" for low, high in spans)]
         assert f"| {' | '.join(cells)} |" in text
 
 

@@ -7,7 +7,7 @@ from conftest import randomize
 
 from revit_video.backbones.costs import closed_form_macs
 from revit_video.competitors.adaptive_depth import AdaptiveDepth
-from revit_video.competitors.dvt import DVT, cascade_loss, resize_places
+from revit_video.competitors.dvt import DVT, resize_places
 from revit_video.competitors.early_exit import (
     ALWAYS,
     CRITERIA,
@@ -22,6 +22,7 @@ from revit_video.competitors.early_exit import (
 )
 from revit_video.convert import convert_state_dict
 from revit_video.report.macs import count_macs, count_macs_torch
+from revit_video.train.cascade import cascade_loss
 from revit_video.train.losses import class_loss
 from revit_video.types import InputError, TokenGrid
 
@@ -85,7 +86,7 @@ def test_a_level_is_an_exit_counted_from_the_dearest(kind):
 def test_the_loss_is_the_sum_over_the_exits():
     model, labels = build(), torch.tensor([0, 1, 2, 3, 4, 0])
     every = model(pictures(), all_exits=True)
-    wanted = sum(F.cross_entropy(logits.float(), labels) for logits in every)
+    wanted = sum(F.cross_entropy(logits, labels) for logits in every)
     torch.testing.assert_close(cascade_loss(every, class_loss, labels), wanted)
 
 

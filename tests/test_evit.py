@@ -12,11 +12,10 @@ from revit_video.competitors.evit import (
     EViT,
     KeepAttentive,
     keep_rate_at,
-    surviving_labels,
-    token_label_loss,
     usual_blocks,
 )
 from revit_video.layers.reduce import AttentionInfo, TokenState
+from revit_video.train.token_labels import patch_loss, surviving_labels
 from revit_video.types import InputError
 
 JOINT = {"attention": "joint", "depth": 4}
@@ -128,12 +127,12 @@ def test_a_fused_token_takes_no_part_in_the_prediction_and_has_no_label(tiny, cl
         for unit in range(kept.units):
             if there[row, unit]:
                 assert mine[row, unit].equal(labels[row, kept.owner[row].eq(unit).nonzero()[0, 0]])
-    losses = -(mine * out.aux_logits.float().log_softmax(-1)).sum(-1)[there]
-    torch.testing.assert_close(token_label_loss(out.aux_logits, labels, kept), losses.mean())
+    losses = -(mine * out.aux_logits.log_softmax(-1)).sum(-1)[there]
+    torch.testing.assert_close(patch_loss(out.aux_logits, labels, kept), losses.mean())
     with torch.inference_mode():
         whole = model(clips(), full_output=True, reducer=EViT(1.0))
-    every = -(labels * whole.aux_logits.float().log_softmax(-1)).sum(-1)
-    torch.testing.assert_close(token_label_loss(whole.aux_logits, labels, None), every.mean())
+    every = -(labels * whole.aux_logits.log_softmax(-1)).sum(-1)
+    torch.testing.assert_close(patch_loss(whole.aux_logits, labels), every.mean())
 
 
 # what it refuses

@@ -11,6 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from revit_video.backbones.costs import cost_rows
 from revit_video.backbones.image_vit import image_vit
 from revit_video.backbones.lvvit import lvvit
 from revit_video.backbones.t2t_vit import t2t_vit
@@ -229,6 +230,40 @@ def test_t2t_vit_costs_at_each_length_what_its_model_of_that_length_does(name):
         model = create_model(name, distill_token=False)
     for level, gmacs in enumerate(T2T_LENGTHS[name]):
         assert gmacs_with_norms(model, level) == pytest.approx(gmacs, abs=6e-4)
+
+
+@pytest.mark.parametrize(("odd", "at_10"), [(True, 2.305), (False, 2.310)])
+def test_deit_small_costs_at_each_length_what_its_model_of_that_length_does(odd, at_10):
+    """The official count of length 10 is of DVT's patches, 23 px; the paper's 24 cost 0.0055 more."""
+    with torch.device("meta"):
+        embed = {"patch_embed_options": {"even": not odd}}
+        model = create_model("deit_small", distill_token=False, **embed)
+    for level, gmacs in enumerate((4.608, at_10, 1.145)):
+        assert gmacs_with_norms(model, level) == pytest.approx(gmacs, abs=6e-4)
+
+
+def test_the_distillation_token_of_deit_small_costs_two_hundredths_of_a_gmac():
+    longest, middle, shortest = cost_rows(["deit_small"])
+    assert longest["distill_token_gmacs"] == 0
+    for row, tokens in ((middle, 101), (shortest, 50)):
+        block = 12 * 384**2 + 2 * 384 * ((tokens + 1) ** 2 - tokens**2)  # linear layers; attention
+        assert row["distill_token_gmacs"] * 1e9 == pytest.approx(12 * block + 384 * 1000, abs=1)
+    assert (middle["distill_token_gmacs"], shortest["distill_token_gmacs"]) == (
+        pytest.approx(0.0235, abs=5e-5),
+        pytest.approx(0.0225, abs=5e-5),
+    )
+
+
+@pytest.mark.parametrize("level, trunk, patch", [(0, 5.125, 8), (1, 2.508, 12), (2, 1.210, 16)])
+def test_lv_vit_small_costs_its_trunk_and_the_same_convolutions_at_every_length(level, trunk, patch):
+    """`trunk` was counted by fvcore on the official blocks, without norms."""
+    with torch.device("meta"):
+        model = create_model("lvvit_small", distill_token=False)
+    tokens = model.grids[level].per_frame
+    convolutions = 112**2 * (7 * 7 * 3 * 64 + 2 * 9 * 64**2)
+    stem_and_heads = convolutions + tokens * patch**2 * 64 * 384 + (1 + tokens) * 384 * 1000
+    macs = count_macs_torch(model, torch.zeros(1, 3, 1, 224, 224, device="meta"), level=level)
+    assert macs / 1e9 == pytest.approx(trunk + stem_and_heads / 1e9, abs=1e-3)
 
 
 @pytest.mark.parametrize("tokens", ["lv", "performer", "transformer"])

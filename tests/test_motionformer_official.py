@@ -1,6 +1,7 @@
 """Motionformer's blocks against official outputs; its landmarks (orthoformer)."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from motionformer_blocks import GRIDS, build, draw
 from safetensors import safe_open
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from revit_video.layers.block import JointBlock, Trunk
 from revit_video.layers.mf_divided import MotionformerDividedBlock
@@ -88,8 +89,7 @@ def test_the_official_block_gives_the_same_tokens(name):
     inner = {}
     for part in ("attn", "time_attn"):
         if hasattr(block, part):
-            keep = lambda _, __, out, part=part: inner.__setitem__(part, out)  # noqa: E731
-            getattr(block, part).register_forward_hook(keep)
+            getattr(block, part).register_forward_hook(partial(keep, inner, part))
     torch.manual_seed(0)  # of the orthoformer's landmarks
     out = block(x, TokenGrid(frames, side, side), prefix=1)  # autograd on: the official divided one fails
     close = {"rtol": 0, "atol": 1e-5}
@@ -99,6 +99,11 @@ def test_the_official_block_gives_the_same_tokens(name):
         torch.testing.assert_close(inner["time_attn"], saved["block0_timeattn_out"], **close)
     out.sum().backward()
     assert all(parameter.grad.isfinite().all() for parameter in block.parameters())
+
+
+def keep(inner: dict[str, Tensor], part: str, module: nn.Module, inputs: tuple, out: Tensor) -> None:
+    """A hook that puts what a part of the block gives into `inner`."""
+    inner[part] = out
 
 
 def our_weights(state: dict[str, Tensor], *, dim: int) -> dict[str, Tensor]:

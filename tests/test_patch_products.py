@@ -22,7 +22,8 @@ def test_a_product_of_patches_is_the_convolution_and_its_gradients(length, crop,
     found = []
     for way in (project_patches, product_of_patches):
         padded = clips if embed.symmetric else torch.nn.functional.pad(clips, embed.padding)
-        tokens = way(embed.proj, padded)
+        inside = embed.proj.padding[-2:]
+        tokens = way(embed.proj.weight, embed.proj.bias, padded, inside)
         grads = torch.autograd.grad(tokens.sin().sum(), [clips, *embed.proj.parameters()])
         found.append([tokens, *grads])
     assert found[0][0].shape == (2, grid.frames, grid.per_frame, 6)

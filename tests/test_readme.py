@@ -15,13 +15,16 @@ from small_run import ROOT, SMALL, run_tool
 # What is added to each tool's arguments; the last one given counts.
 REDUCED = {
     "make_demo_data.py": ["--train", "16", "--val", "14", "--test", "10", "--processes", "1"],
-    "train_net.py": [*SMALL, "report.sheet_clips=1"],
+    "train_net.py": [*SMALL, "report.sheet_clips=1", "router.budget=0.9"],
     "test_net.py": ["num_threads=1"],
     "predict.py": ["--dtype", "float32"],
     "flops.py": ["--model", "timesformer_tiny"],
     "check_videos.py": ["--processes", "1"],
     "submit.py": SMALL,
     "plot.py": [],
+    "throughput.py": ["--clips", "4", "--batch-size", "2", "--repeats", "1"],
+    "study.py": [],
+    "compare.py": [*SMALL, "--dry-run"],
     "pack_videos.py": ["--shard-mb", "1"],
     "convert_weights.py": [
         *("--model", "timesformer_base", "--token-lengths", "4", "2"),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from image_fixtures import train_images
 from small_run import PLAIN, ROOT
 
 from revit_video import build, cli
@@ -14,12 +15,13 @@ from revit_video.backbones.costs import level_gmacs
 from revit_video.backbones.zoo import MODELS
 from revit_video.config import load_config
 
-pytest_plugins = ["run_fixtures"]
+pytest_plugins = ["run_fixtures", "image_fixtures"]
 
 RECIPES = sorted(
     path for folder in ("kinetics400", "ssv2") for path in (ROOT / "configs" / folder).glob("*.yaml")
 )
-CLASSES = {"kinetics400": 400, "ssv2": 174}
+IMAGE_RECIPES = sorted((ROOT / "configs/imagenet").glob("*.yaml"))
+CLASSES = {"kinetics400": 400, "ssv2": 174, "imagenet": 1000}
 KINDS = {  # file name, but for its stride -> row of docs/costs.md; the same with 8 and 16 segments
     "timesformer_8": "TimeSformer 8x224",
     "timesformer_hr_16": "TimeSformer-HR 16x448",
@@ -43,7 +45,7 @@ def name(path: Path) -> str:
 
 def at_real_size(path: Path):
     """The config and its model on the meta device."""
-    config = load_config(path, ["data.root=x", "model.init_from="])
+    config = load_config(path, ["data.root=x", "model.init_from=", "data.label_maps="])
     with torch.device("meta"):
         return config, build.build_model(config, CLASSES[path.parent.name])
 
@@ -150,3 +152,54 @@ def test_the_init_weights_must_be_given(capfd):
     path = ROOT / "configs/kinetics400/timesformer_8x32_224.yaml"
     assert cli.train(["--cfg", str(path), "data.root=x"]) == 2
     assert "model.init_from is not given" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("path", IMAGE_RECIPES, ids=name)
+def test_a_recipe_of_images_runs_through_the_main_job(path, image_data, tmp_path):
+    batch = 6 if "deit" in path.stem else 4
+    settings = ["stage=revit", "solver.max_steps=1", f"solver.batch_size={batch}"]
+    lengths = [8, 4, 2][: len(load_config(path, ["data.root=x", "data.label_maps="]).model.token_lengths)]
+    settings.append(f"model.token_lengths={lengths}")
+    assert train_images(path.stem, image_data, tmp_path / "run", *settings) == 0
+    assert (tmp_path / "run/checkpoints/revit.pt").exists()
+
+
+@pytest.mark.parametrize("path", IMAGE_RECIPES, ids=name)
+def test_a_recipe_of_images_has_the_official_numbers_and_says_what_it_is(path):
+    config, model = at_real_size(path)
+    data, solver, deit = config.data, config.solver, "deit" in path.stem
+    ours = (solver.optimizer, solver.weight_decay, solver.label_smoothing, config.model.drop_path)
+    assert ours == ("adamw", 0.05, 0.1, 0.1)
+    rate = 1.6e-3 if not deit else 5e-4 * 1008 / 512
+    assert solver.base_lr * solver.batch_size / solver.lr_per_clips == pytest.approx(rate)
+    assert (solver.schedule, solver.warmup_lr, solver.end_lr, solver.clip_grad) == ("cosine", 1e-6, 1e-5, 0)
+    clips = 3 if deit else 1  # of an image in one of our epochs, which show 300 times as many
+    assert solver.max_epoch * clips == 300 and solver.warmup_epochs * clips == pytest.approx(5, abs=1e-3)
+    assert solver.ema == (0.99996 if deit else 0.99992)
+    assert config.augment.preset == ("deit" if deit else "lvvit") and config.revit.patch_weight == 0.5
+    crop = int(re.search(r"_(\d+)$", path.stem)[1])
+    assert (data.dataset, data.num_frames, data.crop, model.crop) == ("image_folders", 1, crop, (crop, crop))
+    assert data.test_short_side == int(crop / (0.875 if deit else 0.9))
+    assert (data.mean, data.std) == ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    assert (config.test.num_ensemble_views, config.test.num_spatial_crops) == (1, 1)
+    assert (data.test_split, config.labels.split) == ("val", "train")
+    assert config.output_dir.endswith(path.stem) and config.model.name in MODELS
+    text = header(path)
+    assert "Ours: not run yet" in text and "Run:" in text and f"{crop} px" in text
+    assert max(map(len, text.splitlines())) < 170 and len(path.read_text().splitlines()) <= 40
+
+
+@pytest.mark.parametrize("path", IMAGE_RECIPES, ids=name)
+def test_a_recipe_of_images_costs_what_is_published_and_can_meet_its_budget(path):
+    config, model = at_real_size(path)
+    gmacs = level_gmacs(model)
+    if path.stem.endswith("_224"):
+        row = published()["DeiT-S" if "deit" in path.stem else "LV-ViT-S"]
+        assert f"{gmacs[0]:.3f}" == row[2]
+    if path.stem.startswith("revit_"):
+        assert len(gmacs) == 3 and gmacs[-1] < config.router.budget * gmacs[0]
+        patches = [config.data.crop / length for length in config.model.token_lengths]
+        assert patches[0] == 16 and patches[2] == 32 and 22 < patches[1] <= 24
+    else:
+        said = float(re.search(r"([\d.]+) GMACs per view", header(path))[1])
+        assert len(gmacs) == 1 and said == pytest.approx(gmacs[0], abs=0.05)

@@ -141,6 +141,12 @@ def test_the_sheet_shows_the_first_middle_and_last_frame_of_a_clip(tmp_path):
     assert max(areas[::2]) < 1.05 * min(areas[::2])
 
 
+def test_the_sheet_shows_the_one_frame_of_a_picture_once(tmp_path):
+    frames = np.full((1, 40, 60, 3), (200, 0, 0), np.uint8)
+    plot_length_sheet(tmp_path / "s.png", groups={"7x7": [{"frames": frames, "caption": "round"}]})
+    assert coloured(tmp_path / "s.png", (200, 0, 0)) == pytest.approx((1.3 * 150) ** 2, rel=0.05)
+
+
 def test_frames_of_another_kind_are_refused(tmp_path):
     with pytest.raises(
         InputError, match=r"frames are float32 \(2, 3, 8, 8\), but must be uint8 \(T, H, W, 3\)"

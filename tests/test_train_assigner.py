@@ -17,7 +17,7 @@ from revit_video.train.assigner import (
     focal_loss,
 )
 from revit_video.train.checkpoint import load_checkpoint
-from revit_video.types import InputError
+from revit_video.types import InputError, Unreadable
 
 pytest_plugins = ["run_fixtures"]
 
@@ -142,6 +142,15 @@ def test_every_loss_and_router_goes_through_training_test_and_prediction(options
         assert (one.path, one.token_lengths) == (other.path, other.token_lengths)
         assert one.gmacs_per_view == pytest.approx(other.gmacs_per_view)
         assert one.probabilities == pytest.approx(other.probabilities, abs=1e-5)
+    broken = [run / "broken.mp4", run / "gone.mp4"]
+    broken[0].write_bytes(b"no video")
+    given = [broken[0], *files[:3], broken[1], files[3], broken[0]]
+    mixed = list(recognizer.predict_all(given))
+    assert [one.path for one in mixed] == [str(path) for path in given]
+    for at in (0, 4, 6):
+        assert isinstance(mixed[at], Unreadable) and given[at].name in mixed[at].error
+    rest = [mixed[at].token_lengths for at in (1, 2, 3, 5)]
+    assert rest == [one.token_lengths for one in alone[:4]]
     if "router.share=video" in options:
         assert len(set(told.token_lengths)) == 1
     cheap = Recognizer.load(run / "recognizer.pt", router="cascade", budget=0.2050)

@@ -3,7 +3,7 @@
 clips (B, C, T, H, W) -> patch embedding of the level -> blocks -> LengthNorm -> heads -> logits (B, K)
 
 Every level owns a patch embedding, a spatial position table, a row in every LengthNorm and, below the
-longest, a distillation token. All else is shared.
+longest, a distillation token. All else is shared; the first three can be, to compare.
 """
 
 from dataclasses import replace
@@ -19,9 +19,9 @@ from revit_video.backbones.reduced import check_reducer, through_fewer
 from revit_video.layers.block import Trunk
 from revit_video.layers.blocks import build_block
 from revit_video.layers.length_norm import LengthNorm
-from revit_video.layers.positions import resize_grid_table, sine_grid, sine_sequence, sine_table
+from revit_video.layers.positions import SHARINGS, PositionTables, sine_grid, sine_sequence, sine_table
 from revit_video.layers.reduce import Reduction, TokenState
-from revit_video.layers.stems import build_stem
+from revit_video.layers.stems import build_stems
 from revit_video.types import InputError, TokenGrid
 
 POS_INITS = ("normal", "sine", "sine_1d")
@@ -64,7 +64,10 @@ class ReViT(nn.Module):
         crop: pixels of a frame, one number for a square or (height, width).
         dim, depth, heads, mlp_ratio, qkv_bias, norm_eps, residual_scale: the trunk, see layers.block.Trunk.
         attention, attention_options: a key of layers.blocks.BLOCKS and more arguments of its blocks.
-        patch_embed, patch_embed_options: a key of layers.stems.STEMS and more arguments of its embeddings.
+        patch_embed, patch_embed_options: a key of layers.stems.STEMS and more arguments of its embeddings;
+            `shared` is one kernel for all lengths.
+        positions: whether every length has a position table of its own, see layers.positions.PositionTables.
+        norms: `separate`: a row of every LengthNorm for each length; `shared`: one row for all.
         tubelet: frames of a token.
         distill_token: levels below the longest carry a distillation token with its own head.
         distilled: the longest carries one too, as DeiT's distilled models do.
@@ -103,6 +106,8 @@ class ReViT(nn.Module):
         attention_options: dict | None = None,
         patch_embed: str = "conv",
         patch_embed_options: dict | None = None,
+        positions: str = "separate",
+        norms: str = "separate",
         tubelet: int = 1,
         distill_token: bool = True,
         distilled: bool = False,
@@ -119,6 +124,13 @@ class ReViT(nn.Module):
     ) -> None:
         super().__init__()
         _check_choice("pos_init", pos_init, POS_INITS)
+        _check_choice("positions", positions, SHARINGS)
+        _check_choice("norms", norms, ("separate", "shared"))
+        if positions != "separate" and pos_init == "sine_1d":
+            raise InputError(
+                f"positions={positions!r} shares a table that is learned, but pos_init='sine_1d' computes "
+                "one for every length; set positions='separate', or another pos_init"
+            )
         _check_choice("pre_logits", pre_logits, (None, *ACTIVATIONS))
         if aux_head and class_token_only:
             raise InputError("aux_head reads every patch of the last block; set class_token_only=False")
@@ -129,30 +141,21 @@ class ReViT(nn.Module):
         self.center_clips, self.frames_apart = center_clips, attention == "space_only"
         frames = self.grids[0].frames
 
-        self.patch_embeds = nn.ModuleList(
-            build_stem(
-                patch_embed,
-                dim,
-                grid,
-                crop=self.crop,
-                longest=self.grids[0],
-                tubelet=tubelet,
-                **(patch_embed_options or {}),
-            )
-            for grid in self.grids
-        )
+        stems = {"crop": self.crop, "tubelet": tubelet, **(patch_embed_options or {})}
+        self.patch_embeds = nn.ModuleList(build_stems(patch_embed, dim, self.grids, **stems))
+        self.shares_patches = patch_embed == "shared"
         self.class_token = nn.Parameter(torch.zeros(dim))
         planes = frames if joint_positions else 1
-        self.pos_tables = nn.ParameterList(
-            nn.Parameter(torch.zeros(1 + planes * grid.per_frame, dim), requires_grad=pos_init != "sine_1d")
-            for grid in self.grids
-        )
+        trained = pos_init != "sine_1d"
+        self.pos_tables = PositionTables(self.grids, dim, planes=planes, sharing=positions, trained=trained)
         has_time = frames > 1 and not joint_positions and not self.frames_apart
         self.time_table = nn.Parameter(torch.zeros(frames, dim)) if has_time else None
         self.first_distilled = 0 if distilled else 1  # the first level with a distillation token
         students = len(self.grids) - self.first_distilled if distill_token or distilled else 0
         self.distill_tokens = nn.Parameter(torch.zeros(students, dim)) if students else None
-        trunk = Trunk(dim, heads, len(self.grids), mlp_ratio, qkv_bias, norm_eps, residual_scale)
+        trunk = Trunk(
+            dim, heads, len(self.grids), mlp_ratio, qkv_bias, norm_eps, residual_scale, norms == "shared"
+        )
         self.blocks = nn.ModuleList(
             build_block(
                 attention,
@@ -195,16 +198,18 @@ class ReViT(nn.Module):
         with_looks: bool = False,
         recompute: bool = False,
         reducer: Reduction | None = None,
+        swap: Tensor | None = None,
     ) -> Tensor | Outputs:
         """Logits (B, K) of clips (B, C, T, H, W) at one level; see `Outputs.prediction`.
 
         `full_output` returns the heads apart, with the last features and, `with_looks`, the class token's
         attention, for training (through `forward`, so that wrappers such as DistributedDataParallel see the
         call). `recompute` keeps of every block but the last its input alone, for the backward pass to run it
-        again (activation checkpointing). `reducer` takes the place of the model's own for this call.
+        again (activation checkpointing). `reducer` takes the place of the model's own for this call. `swap`,
+        bool (h, w): places whose tokens every clip takes from its partner, the batch reversed (MixToken).
         """
         grid = self.grids[level]
-        x, prefix = self.embed(clips, grid)
+        x, prefix = self.embed(clips, grid, swap)
         inside = TokenGrid(1, grid.height, grid.width, level) if self.frames_apart else grid
         looks: list[Tensor] = []
         kept, reducer = None, reducer or self.reducer
@@ -227,7 +232,7 @@ class ReViT(nn.Module):
             out = replace(out, looks=looks[0])
         return out if full_output else out.prediction()
 
-    def embed(self, clips: Tensor, grid: TokenGrid) -> tuple[Tensor, int]:
+    def embed(self, clips: Tensor, grid: TokenGrid, swap: Tensor | None = None) -> tuple[Tensor, int]:
         """Tokens with all position codes added, and the number P of prefix tokens.
 
         Shape: (B, P + t*S, D), frame by frame; (B*t, P + S, D) where frames are kept apart (space only).
@@ -240,8 +245,13 @@ class ReViT(nn.Module):
             )
         if self.center_clips:
             clips = clips - clips.mean(dim=2, keepdim=True)
-        tokens = self.patch_embeds[grid.level](clips)  # (B, t, S, D)
-        table = self.pos_tables[grid.level]
+        if self.shares_patches:
+            tokens = self.patch_embeds[0](clips, grid.level)  # (B, t, S, D)
+        else:
+            tokens = self.patch_embeds[grid.level](clips)
+        if swap is not None:
+            tokens = torch.where(swap.flatten()[:, None], tokens.flip(0), tokens)
+        table = self.pos_tables.table(grid)
         tokens = tokens + table[1:].unflatten(0, (-1, grid.per_frame)).to(tokens.dtype)
         if self.time_table is not None:
             tokens = tokens + self.time_table[:, None].to(tokens.dtype)
@@ -270,15 +280,15 @@ class ReViT(nn.Module):
     @torch.no_grad()
     def grow(self, source: int) -> None:
         """Start every other level from a trained one: kernels by pseudo-inverse resampling, tables bicubic,
-        norms copied.
+        norms copied. What levels share stays as it is.
         """
+        if self.pos_init != "sine_1d":
+            self.pos_tables.grow(source)
         for grid in self.grids:
             if grid.level == source:
                 continue
-            self.patch_embeds[grid.level].grow_from(self.patch_embeds[source])
-            if self.pos_init != "sine_1d":
-                table = resize_grid_table(self.pos_tables[source], self.grids[source], grid)
-                self.pos_tables[grid.level].copy_(table)
+            if not self.shares_patches:
+                self.patch_embeds[grid.level].grow_from(self.patch_embeds[source])
             first = self.first_distilled
             if self.distill_tokens is not None and source >= first and grid.level >= first:
                 self.distill_tokens[grid.level - first] = self.distill_tokens[source - first]
@@ -301,7 +311,7 @@ class ReViT(nn.Module):
         nn.init.trunc_normal_(self.class_token, std=0.02)
         if self.distill_tokens is not None:
             nn.init.trunc_normal_(self.distill_tokens, std=0.02)
-        for grid, table in zip(self.grids, self.pos_tables, strict=True):
+        for grid, table in zip(self.pos_tables.grids, self.pos_tables, strict=True):
             nn.init.trunc_normal_(table, std=0.02)
             if pos_init == "sine":
                 table[1:] = sine_grid(grid, table.shape[1]).repeat((len(table) - 1) // grid.per_frame, 1)

@@ -6,6 +6,7 @@ no memory. The suite holds it equal to both counters of report/macs.py for every
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from copy import copy
 from dataclasses import replace
 from functools import partial
 
@@ -14,10 +15,12 @@ import torch
 from revit_video.backbones.core import ReViT
 from revit_video.backbones.zoo import MODELS, create_model
 from revit_video.layers.block import DividedBlock, JointBlock
+from revit_video.layers.conv_stem import ConvStem
 from revit_video.layers.lv_stem import LVStem
 from revit_video.layers.mf_divided import MotionformerDividedBlock
 from revit_video.layers.patch_embed import ConvPatchEmbed, ResizePatchEmbed
-from revit_video.layers.reduce import TOKENS
+from revit_video.layers.reduce import TOKENS, Reduction
+from revit_video.layers.shared_patch import SharedPatchEmbed
 from revit_video.layers.t2t import Performer, T2TStem
 from revit_video.layers.trajectory import TrajectoryBlock
 from revit_video.report import closed_forms
@@ -41,8 +44,11 @@ COLUMNS = {  # of `cost_rows`, for report.tables
 }
 
 
-def level_gmacs(model: ReViT) -> list[float]:
-    """GMACs per view of each level."""
+def level_gmacs(model: ReViT, reducer: Reduction | None = None) -> list[float]:
+    """GMACs per view of each level; `reducer` in place of the model's own."""
+    if reducer is not None:
+        model = copy(model)
+        model.reducer = reducer
     return [closed_form_macs(model, level).total / 1e9 for level in range(model.num_levels)]
 
 
@@ -186,10 +192,12 @@ def patch_embed_macs(model: ReViT, level: int) -> Macs:
     """Of a level's patch embedding: where two lengths differ in more than the number of their tokens."""
     if not isinstance(model, ReViT):
         return model.patch_embed_form(level)
-    stem, n = model.patch_embeds[level], tokens_of(model, level)
+    stem, n = model.patch_embeds[0 if model.shares_patches else level], tokens_of(model, level)
     forms = {
         ConvPatchEmbed: _patches,
         ResizePatchEmbed: _patches,
+        SharedPatchEmbed: partial(_centre, level=level),
+        ConvStem: partial(_convs, crop=model.crop),
         LVStem: partial(_lv, crop=model.crop),
         T2TStem: _t2t,
     }
@@ -199,6 +207,16 @@ def patch_embed_macs(model: ReViT, level: int) -> Macs:
 def _patches(stem: ConvPatchEmbed | ResizePatchEmbed, n: Tokens) -> Macs:
     *tubelet, rows, columns = stem.proj.kernel_size
     return closed_forms.patch_stem(n, patch=(rows, columns), tubelet=tubelet[0] if tubelet else 1)
+
+
+def _centre(stem: SharedPatchEmbed, n: Tokens, *, level: int) -> Macs:
+    tubelet = stem.proj.kernel_size[:-2]
+    return closed_forms.patch_stem(n, patch=stem.patches[level], tubelet=tubelet[0] if tubelet else 1)
+
+
+def _convs(stem: ConvStem, n: Tokens, *, crop: tuple[int, int]) -> Macs:
+    widths = [conv.out_channels for conv in stem.convs]
+    return closed_forms.conv_stem(n, crop=crop, patch=stem.proj.kernel_size, widths=widths)
 
 
 def _lv(stem: LVStem, n: Tokens, *, crop: tuple[int, int]) -> Macs:

@@ -9,16 +9,26 @@ from pathlib import Path
 import torch
 
 from revit_video.backbones.costs import level_gmacs
+from revit_video.build.fewer_frames import fewer_frames
+from revit_video.build.folds import fold_jobs
 from revit_video.build.lists import build_split, check_classes, describe_list, label_samples
 from revit_video.build.networks import (
     build_assigner,
     heads_of,
     identity,
+    is_cascade,
     recognizer_state,
     trained_assigner,
     trained_model,
 )
 from revit_video.build.passes import eval_job, train_dataset, view_settings
+from revit_video.competitors.cascade import Cascade
+from revit_video.competitors.early_exit import (
+    Thresholds,
+    refuse_missing_scipy,
+    tensors_digest,
+    weights_digest,
+)
 from revit_video.config import Config, config_from_dict, override_config
 from revit_video.decode import DECODERS, DEFAULT_DECODER
 from revit_video.report.macs import count_macs
@@ -27,6 +37,7 @@ from revit_video.routing.labels import LabelRule
 from revit_video.routing.stored import router_at
 from revit_video.settings import AssignerConfig, LabelsConfig
 from revit_video.stages.assigner import AssignerJob
+from revit_video.stages.exits import ExitsJob, load_exits
 from revit_video.stages.job import Device, RunFolder
 from revit_video.stages.labels import LabelsJob
 from revit_video.stages.test import TestJob
@@ -79,7 +90,9 @@ def check_stages(config: Config, stages: Sequence[str]) -> list[str]:
     decoders = ["auto", *DECODERS]
     if config.data.decoder not in decoders:
         raise InputError(f"data.decoder is {config.data.decoder!r}, but must be one of {', '.join(decoders)}")
-    if "assigner" in stages and len(config.model.token_lengths) < 2:
+    if "assigner" in stages and is_cascade(config):
+        refuse_missing_scipy()
+    elif "assigner" in stages and len(config.model.token_lengths) < 2:
         raise InputError(
             f"model.token_lengths is {config.model.token_lengths}: nothing to assign; "
             "give more lengths or stage=revit"
@@ -131,8 +144,12 @@ def labels_job(config: Config, folder: RunFolder, run: Device) -> LabelsJob:
     _, samples = label_samples(config, state["class_names"], source=str(folder.revit), heads=heads)
     dtype = str(run.dtype).removeprefix("torch.")
     protocol = f"{config.labels.split} list, 1 centre view, crop {config.data.crop}, {dtype}"
+    folds = fold_jobs(config, samples, run) if config.labels.folds else ()
+    if folds:
+        protocol += f", each of {config.labels.folds} parts by a model trained without it"
     evaluation = eval_job(config, samples, run, max_unreadable=config.data.max_unreadable)
-    return LabelsJob(model, evaluation, protocol, heads, label_rule(config.labels))
+    rule, seen = label_rule(config.labels), memorised(config.labels)
+    return LabelsJob(model, evaluation, protocol, heads, rule, folds, seen)
 
 
 def assigner_job(config: Config, folder: RunFolder, run: Device) -> AssignerJob:
@@ -165,6 +182,7 @@ def assigner_job(config: Config, folder: RunFolder, run: Device) -> AssignerJob:
         class_weight=tla.class_weight,
         soft_labels=tla.soft_labels,
         calibrate=tla.calibrate,
+        crossed=config.labels.folds > 0,
         run=run,
         seed=config.seed,
         num_workers=config.data.num_workers,
@@ -175,13 +193,15 @@ def assigner_job(config: Config, folder: RunFolder, run: Device) -> AssignerJob:
     )
 
 
-def test_job(config: Config, checkpoint: Path, run: Device) -> TestJob:
-    """The test of a joint checkpoint, or of a backbone alone, on the config's test list."""
+def test_job(config: Config, checkpoint: Path, run: Device, *, split: Split | None = None) -> TestJob:
+    """The test of a joint checkpoint, or of a backbone alone, on a list; None: the config's test list."""
     state = recognizer_state(checkpoint)
     model, trained = trained_model(state, source=checkpoint, run=run)
+    exits = exits_of(checkpoint, state, model) if isinstance(model, Cascade) else ()
     whole = state["kind"] == "recognizer"
     source, heads = str(checkpoint), heads_of(state)
-    split = check_classes(build_split(config, "test"), state["class_names"], source=source, heads=heads)
+    split = split or build_split(config, "test")
+    split = check_classes(split, state["class_names"], source=source, heads=heads)
     test, decoder = config.test, config.data.decoder
     if decoder == "auto":
         decoder = DEFAULT_DECODER
@@ -190,6 +210,7 @@ def test_job(config: Config, checkpoint: Path, run: Device) -> TestJob:
         costs=state["router"]["costs"] if whole else level_gmacs(model),
         assigner=trained_assigner(trained, state, source=checkpoint, run=run) if whole else None,
         router=tested_router(config, state["router"]) if whole else None,
+        exits=exits,
         share=config.router.share,
         evaluation=eval_job(config, split.samples, run, **view_settings(config)),
         num_clips=test.num_ensemble_views,
@@ -198,11 +219,33 @@ def test_job(config: Config, checkpoint: Path, run: Device) -> TestJob:
         class_names=split.class_names,
         heads=split.heads,
         title=f"{config.model.name} on {config.data.dataset}",
+        memorised=memorised(config.labels),
+        fewer_frames=fewer_frames(config, state["model"], model, split.samples, run, source=checkpoint),
         throughput=test.throughput,
         plots=config.report.plots,
         sheet_clips=config.report.sheet_clips,
         protocol=provenance(device=run.device, dtype=run.dtype, seed=config.seed, decoder=decoder),
     )
+
+
+def exits_job(config: Config, folder: RunFolder, run: Device) -> ExitsJob:
+    """Stage 2 of a cascade: thresholds instead of an assigner."""
+    state = load_checkpoint(folder.revit, kind="revit")
+    source, heads = str(folder.revit), heads_of(state)
+    _, samples = label_samples(config, state["class_names"], source=source, heads=heads)
+    model, _ = trained_model(state, source=folder.revit, run=run)
+    costs = level_gmacs(model)
+    return ExitsJob(samples, costs, budget_share(config, costs) * costs[0], tensors_digest(state["model"]))
+
+
+def exits_of(checkpoint: Path, state: dict, model: Cascade) -> tuple[Thresholds, ...]:
+    """The thresholds of a cascade's run, for its weights as they are in `model`; none before stage 2."""
+    file = RunFolder(checkpoint.parent.parent).exits
+    if not file.exists():
+        return ()
+    ours = weights_digest(model)  # in the type that is tested in
+    solved = load_exits(file, weights=tensors_digest(state["model"]))
+    return tuple(replace(one, checkpoint=ours) for one in solved)
 
 
 def tested_router(config: Config, state: dict) -> dict:
@@ -218,6 +261,11 @@ def budget_share(config: Config, costs: Sequence[float]) -> float:
 
 def label_rule(labels: LabelsConfig) -> LabelRule:
     return LabelRule(labels.rule, none_right=labels.none_right, epsilon=labels.epsilon)
+
+
+def memorised(labels: LabelsConfig) -> bool:
+    """Whether the backbone that makes the length labels was trained on these videos."""
+    return labels.split == "train" and not labels.folds
 
 
 def assigner_loss(assigner: AssignerConfig, costs: Sequence[float]) -> AssignerLoss:

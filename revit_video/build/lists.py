@@ -12,6 +12,7 @@ from revit_video.data.class_folders import class_folder_split
 from revit_video.data.classes import class_lists, label_name, order_of
 from revit_video.data.demo import demo_split
 from revit_video.data.epic_kitchens import epic_split
+from revit_video.data.folds import parse_fold, without_fold
 from revit_video.data.kinetics import kinetics_split
 from revit_video.data.packed import packed_kind, packed_split
 from revit_video.data.ssv2 import ssv2_split
@@ -24,6 +25,15 @@ FOLDER_KINDS = {"class_folders": "videos", "image_folders": "images", "frame_fol
 
 def build_split(config: Config, split: str) -> Split:
     """The list called `split` (train, val or test) of the config's data set."""
+    found = whole_split(config, split)
+    if split == "train" and config.data.leave_out:
+        number, parts = parse_fold(config.data.leave_out)
+        return without_fold(found, number, parts, group_pattern=config.data.group_pattern)
+    return found
+
+
+def whole_split(config: Config, split: str) -> Split:
+    """The same before anything is left out."""
     data = config.data
     name = {"train": data.train_split, "val": data.val_split, "test": data.test_split}[split]
     root = Path(data.root)
@@ -44,7 +54,8 @@ def build_split(config: Config, split: str) -> Split:
     if data.dataset in FOLDER_KINDS:
         pattern = {"group_pattern": data.group_pattern} if data.group_pattern else {}
         kind = FOLDER_KINDS[data.dataset]
-        return class_folder_split(root, name, kind=kind, shares=data.split_shares, **pattern)
+        fold = parse_fold(data.test_fold) if data.test_fold else None
+        return class_folder_split(root, name, kind=kind, shares=data.split_shares, fold=fold, **pattern)
     return kinetics_split(
         root / f"{name}.csv",
         root=data.path_prefix or root,

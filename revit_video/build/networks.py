@@ -12,7 +12,8 @@ import revit_video
 from revit_video.backbones.core import ReViT
 from revit_video.backbones.costs import level_gmacs
 from revit_video.build.device import build_device
-from revit_video.competitors.zoo import create_model
+from revit_video.competitors.cascade import is_head
+from revit_video.competitors.zoo import CASCADES, create_model
 from revit_video.config import Config, config_from_dict, config_to_dict
 from revit_video.data.classes import class_lists, order_of
 from revit_video.evaluate.heads import NAMES, Heads
@@ -23,8 +24,6 @@ from revit_video.routing.stored import prices_of, router_at, rule_of
 from revit_video.stages.job import Device
 from revit_video.train.checkpoint import load_checkpoint, load_weights
 from revit_video.types import InputError
-
-HEADS = ("head.", "head_distill.", "aux_head.")  # parameters with a row per class
 
 
 def build_model(config: Config, num_classes: int) -> ReViT:
@@ -37,6 +36,8 @@ def build_model(config: Config, num_classes: int) -> ReViT:
         "crop": data.crop,
         "distill_token": model.distill_token,
         "drop_path": model.drop_path,
+        "positions": model.positions,
+        "norms": model.norms,
     }
     if model.patch_embed:
         settings["patch_embed"] = model.patch_embed
@@ -45,6 +46,11 @@ def build_model(config: Config, num_classes: int) -> ReViT:
             f"model.options holds {key!r}, which has a key of its own among model.* and data.*; set it there"
         )
     return create_model(model.name, **settings, **model.options)
+
+
+def is_cascade(config: Config) -> bool:
+    """Whether the model is a row of exits (competitors/cascade.py), which no assigner chooses among."""
+    return config.model.name in CASCADES
 
 
 def build_assigner(config: Config) -> Assigner:
@@ -94,10 +100,10 @@ def start_from(
     else:
         pairs = [match_classes(*lists) for lists in zip(before, now, strict=True)]
     orders, notes = zip(*pairs, strict=True)
-    names = [name for name in weights if name.startswith(HEADS)]
+    names = [name for name in weights if is_head(name)]
     if all(order is None for order in orders):
         weights = {name: value for name, value in weights.items() if name not in names}
-        weights |= {name: value for name, value in fresh.items() if name.startswith(HEADS)}
+        weights |= {name: value for name, value in fresh.items() if is_head(name)}
     else:
         sizes = [[len(classes) for classes in lists] for lists in (before, now)]
         for name in [name for name in names if name in fresh]:

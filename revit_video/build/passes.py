@@ -9,6 +9,7 @@ from functools import partial
 
 from revit_video.config import Config
 from revit_video.data.dataset import VideoDataset
+from revit_video.data.label_maps import LabelMaps
 from revit_video.routing.assigner import looked_at
 from revit_video.sample.views import FramePicker, test_views, train_view
 from revit_video.settings import AugmentConfig, DataConfig
@@ -20,13 +21,14 @@ from revit_video.transform import (
     EvalTransform,
     Grayscale,
     Mix,
+    MixToken,
     RandAugment,
     RandomErasing,
     ResizedCrop,
     TrainTransform,
 )
 from revit_video.transform.clip import Step
-from revit_video.types import VideoSample, View
+from revit_video.types import InputError, VideoSample, View
 
 
 def frame_picker(data: DataConfig) -> FramePicker:
@@ -75,6 +77,7 @@ def train_dataset(
     *,
     one_frame: bool = False,
     flip_labels: dict | None = None,
+    label_maps: LabelMaps | None = None,
 ) -> VideoDataset:
     """Random clips with augmentation; with `one_frame` only what the assigner sees of them.
 
@@ -89,7 +92,13 @@ def train_dataset(
     if one_frame:
         pick = partial(pick_looked_at, pick=pick, frames=config.assigner.frames)
     return random_clips(
-        config.data, augment, samples, pick_views=pick, flip_labels=flip_labels, seed=config.seed
+        config.data,
+        augment,
+        samples,
+        pick_views=pick,
+        flip_labels=flip_labels,
+        seed=config.seed,
+        label_maps=label_maps,
     )
 
 
@@ -101,6 +110,7 @@ def random_clips(
     pick_views: Callable[..., list[View]],
     flip_labels: dict | None,
     seed: int,
+    label_maps: LabelMaps | None = None,
 ) -> VideoDataset:
     """`augment` has no null left, here and below."""
     return VideoDataset(
@@ -111,6 +121,7 @@ def random_clips(
         cache=data.cache == "memory",
         seed=seed,
         repeats=augment.repeats,
+        label_maps=label_maps,
     )
 
 
@@ -177,6 +188,22 @@ def mix_of(augment: AugmentConfig, num_classes: int, *, seed: int) -> Mix | None
         switch_prob=augment.switch_prob,
         seed=seed,
     )
+
+
+def build_mix_token(config: Config) -> MixToken | None:
+    """MixToken of the training passes; None where it is off."""
+    alpha = token_mixing(augmentation(config))
+    if alpha and config.solver.micro_batch_size == 1:
+        raise InputError(
+            f"augment.mix_token={alpha:g} mixes the clips of a pass, but solver.micro_batch_size=1 leaves "
+            "each alone; give 2 or more"
+        )
+    return MixToken(alpha, config.seed) if alpha else None
+
+
+def token_mixing(augment: AugmentConfig) -> float:
+    """MixToken's alpha; 0: off."""
+    return augment.mix_token
 
 
 def eval_job(

@@ -121,6 +121,8 @@ def steps_line(config: Config, job: RevitJob) -> str:
 
 def memory_lines(config: Config, job: RevitJob, *, clips: int, processes: int) -> list[str]:
     """What the largest process would need on its device."""
+    if job.cascade:
+        return ["memory per device: not estimated for a cascade"]
     with torch.device("meta"):
         model = build_model(config, job.model.num_classes).train()
     solver, on_gpu = config.solver, job.run.device.type == "cuda"

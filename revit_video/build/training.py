@@ -8,13 +8,17 @@ from functools import partial
 
 import torch
 
+from revit_video.backbones.core import ReViT
 from revit_video.backbones.costs import level_gmacs
 from revit_video.build.distributed import length_costs, spread_weights
 from revit_video.build.lists import build_split, check_classes, flip_map
 from revit_video.build.networks import build_model, identity, start_from
 from revit_video.build.one_run import circumstances, settings_that_stay
-from revit_video.build.passes import augmentation, build_mix, eval_job, train_dataset
+from revit_video.build.passes import augmentation, build_mix, build_mix_token, eval_job, train_dataset
+from revit_video.competitors.cascade import Cascade
+from revit_video.competitors.evit import EViT, KeepWarmup
 from revit_video.config import Config
+from revit_video.data.label_maps import LabelMaps
 from revit_video.report.device_peak import peak_flops
 from revit_video.stages.job import Device, EvalJob
 from revit_video.stages.revit import RevitJob
@@ -40,12 +44,20 @@ def revit_job(config: Config, run: Device) -> RevitJob:
             )
         notes = start_from(model, config.model.init_from, split.class_names, split.heads)
     dataset = train_dataset(
-        config, split.samples, flip_labels=flip_map(config.data.flip_labels, split.class_names, split.heads)
+        config,
+        split.samples,
+        flip_labels=flip_map(config.data.flip_labels, split.class_names, split.heads),
+        label_maps=label_maps(config, split, model),
     )
     videos = videos_of_a_step(config)
     steps_per_epoch = max(1, len(dataset) // videos)
     total = solver.max_steps or solver.max_epoch * steps_per_epoch
     costs, gmacs = length_costs(config, model), level_gmacs(model)
+    cascade = isinstance(model, Cascade)
+    if cascade:
+        refuse_for_cascades(config)
+        gmacs = [cost - before for cost, before in zip(gmacs, [*gmacs[1:], 0.0], strict=True)]
+    reducer_at = keep_warmup(config, model, steps_per_epoch)
     model = spread_weights(config, model, run)
     scale = solver.batch_size / (solver.lr_per_clips or solver.batch_size)
     return RevitJob(
@@ -70,7 +82,12 @@ def revit_job(config: Config, run: Device) -> RevitJob:
         micro_batch=solver.micro_batch_size,
         recompute=solver.activation_checkpointing,
         compile=solver.compile,
+        reducer_at=reducer_at,
+        cascade=cascade,
         mix=mix_for(config, split),
+        mix_token=build_mix_token(config),
+        patch_weight=revit.patch_weight,
+        true_class=revit.true_class,
         heads=split.heads,
         validation=validation(config, split, run) if solver.eval_period else None,
         eval_steps=solver.eval_period * steps_per_epoch,
@@ -101,6 +118,52 @@ def revit_job(config: Config, run: Device) -> RevitJob:
         circumstances=circumstances(config, run.dtype),
         notes=notes,
     )
+
+
+def refuse_for_cascades(config: Config) -> None:
+    """Parts of the training that are of one backbone at several lengths, or know its names."""
+    solver = config.solver
+    parallel = config.distributed.lengths == "parallel"
+    for key, on, off, why in (
+        ("revit.grow_share", config.revit.grow_share > 0, "0", "has exits that are networks of their own"),
+        ("distributed.lengths", parallel, "sequential", "runs all exits at once"),
+        ("distributed.strategy", config.distributed.strategy == "fsdp", "ddp", "is not cut into parts"),
+        ("augment.mix_token", augmentation(config).mix_token > 0, "0", "embeds pictures exit by exit"),
+        ("solver.layer_decay", solver.layer_decay != 1, "1", "has several stacks of blocks"),
+        ("solver.activation_checkpointing", solver.activation_checkpointing, "false", "runs its own blocks"),
+        ("solver.compile", solver.compile, "false", "is not compiled"),
+    ):
+        if on:
+            raise InputError(f"{config.model.name} is a cascade and {why}; set {key}={off}")
+
+
+def label_maps(config: Config, split: Split, model: ReViT) -> LabelMaps | None:
+    """The label maps of the training images; None where there are none."""
+    if not config.data.label_maps:
+        if config.revit.true_class:
+            raise InputError("revit.true_class is true, but without data.label_maps it always is the target")
+        return None
+    if getattr(model, "aux_head", None) is None:
+        raise InputError(
+            f"data.label_maps say what every patch shows, and {config.model.name} has no head that reads "
+            "them; take an lvvit model, set model.options={aux_head: true}, or leave data.label_maps out"
+        )
+    return LabelMaps(config.data.label_maps, split.samples, num_classes=len(split.class_names))
+
+
+def keep_warmup(config: Config, model: ReViT, steps_per_epoch: int) -> KeepWarmup | None:
+    """The fall of EViT's keep rate over the steps; None: it is there from the start."""
+    epochs = (config.model.reducer_warmup_epochs, config.model.reducer_shrink_epochs)
+    if not any(epochs):
+        return None
+    reducer = getattr(model, "reducer", None)
+    if not isinstance(reducer, EViT):
+        raise InputError(
+            f"model.reducer_warmup_epochs={epochs[0]:g} and model.reducer_shrink_epochs={epochs[1]:g} are of "
+            "the reducer evit; set both to 0, or model.options={reducer: {name: evit}}"
+        )
+    start, shrink = (round(number * steps_per_epoch) for number in epochs)
+    return KeepWarmup(reducer, len(model.blocks), start, shrink)
 
 
 def videos_of_a_step(config: Config) -> int:

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from torch import Tensor, nn
 
 from revit_video.backbones.core import ReViT
+
+HEAD = re.compile(r"(.*\.)?(head|head_distill|aux_head|heads\.\d+)\.(weight|bias)")
+
+
+def is_head(name: str) -> bool:
+    """Whether a parameter has a row for each class: of a backbone's heads, or of those of any exit."""
+    return HEAD.fullmatch(name) is not None
 
 
 class Cascade(nn.Module):

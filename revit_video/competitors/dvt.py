@@ -277,17 +277,15 @@ class DVT(Cascade):
         return sum((patch_embed_macs(one.backbone, 0) for one in exits), Macs())
 
 
-def _check_backbone(model: ReViT, name: str) -> None:
+def can_be_exit(model: ReViT) -> bool:
+    """Whether a backbone works on images, by whole blocks of joint attention and a class token alone."""
     plain = all(type(block) is JointBlock and not block.prefix_only for block in model.blocks)
-    if not plain or model.num_frames != 1 or model.first_distilled == 0 or model.aux_head is not None:
+    return plain and model.num_frames == 1 and model.first_distilled != 0 and model.aux_head is None
+
+
+def _check_backbone(model: ReViT, name: str) -> None:
+    if not can_be_exit(model):
         raise InputError(
             f"DVT needs an image model with joint attention, a class token alone and whole blocks; {name} is "
             "not: try deit_small or t2t_vit_12"
         )
-
-
-def cascade_loss(logits: Sequence[Tensor], loss: object, targets: Tensor) -> Tensor:
-    """The plain sum over the exits of `loss(logits, targets)` (section 3.3); gradients flow into the exits
-    before through what is reused.
-    """
-    return torch.stack([loss(one, targets) for one in logits]).sum()

@@ -8,9 +8,10 @@ serves competitors/dvt.py and competitors/adaptive_depth.py alike. Exits count f
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -24,6 +25,7 @@ from revit_video.types import InputError
 CRITERIA = ("confidence", "entropy", "random")
 NEVER, ALWAYS = 1e8, -1e8  # thresholds that nobody and everybody reaches
 STEPS = range(1, 60)  # p = step / 20 of the quantile rule
+AT_ONCE = 1 << 26  # numbers that are compared in one piece
 
 
 class Passed(Protocol):
@@ -132,38 +134,54 @@ def _evolve(
     sure: Tensor, right: Tensor, costs: tuple[float, ...], budget: float, *, start: Tensor, seed: int
 ) -> Tensor:
     """Differential evolution over the place of every threshold among the sureties of its exit."""
-    try:
-        from scipy.optimize import differential_evolution
-    except ModuleNotFoundError:
+    refuse_missing_scipy()
+    from scipy.optimize import differential_evolution
+
+    samples, prices = sure.shape[1], torch.tensor(costs, dtype=torch.float64)
+    never = sure.new_full((len(sure) - 1, 1), NEVER)
+    rising = torch.cat([sure[:-1].sort(dim=1).values, never], dim=1)  # (E - 1, N + 1)
+
+    def thresholds_at(places) -> Tensor:
+        """(P, E), of places (E - 1, P) in 0..1: 0 lets everybody leave, 1 nobody."""
+        values = rising.gather(1, (torch.as_tensor(places) * samples).round().long())
+        return torch.cat([values.T, sure.new_full((values.shape[1], 1), ALWAYS)], dim=1)
+
+    def losses(places):
+        """(P,), of all candidates at once."""
+        found = []
+        for part in thresholds_at(places).split(max(1, AT_ONCE // sure.numel())):
+            taken = (sure >= part[:, :, None]).to(torch.uint8).argmax(dim=1)  # (P, N)
+            accuracy = 100.0 * right.T.gather(1, taken.T).double().mean(dim=0)
+            cost = prices[taken].mean(dim=1)
+            over = 100.0 + (cost - budget) / costs[-1]  # any cost within beats any beyond
+            found.append(torch.where(cost <= budget, -accuracy, over))
+        return torch.cat(found).numpy()
+
+    first = [
+        (row < threshold).sum().item() / samples for row, threshold in zip(sure[:-1], start[:-1], strict=True)
+    ]
+    result = differential_evolution(
+        losses,
+        [(0.0, 1.0)] * len(rising),
+        x0=first,
+        seed=seed,
+        popsize=20,
+        maxiter=60,
+        polish=False,
+        tol=1e-6,
+        updating="deferred",
+        vectorized=True,
+    )
+    solved = thresholds_at(result.x[:, None])[0]
+    return solved if -result.fun >= worth(sure, right, start, costs)[0] else start
+
+
+def refuse_missing_scipy() -> None:
+    if importlib.util.find_spec("scipy") is None:
         raise InputError(
             "solving thresholds by evolution needs scipy, which is not installed; try "
             "pip install 'revit_video[rivals]', or method='quantile'"
-        ) from None
-    rising = sure[:-1].sort(dim=1).values  # (E - 1, N)
-    samples = sure.shape[1]
-
-    def thresholds_at(places) -> Tensor:
-        """Of places in 0..1: 0 lets everybody leave, 1 nobody."""
-        values = []
-        for row, place in zip(rising, places, strict=True):
-            number = round(float(place) * samples)
-            values.append(row[number].item() if number < samples else NEVER)
-        return torch.tensor([*values, ALWAYS], dtype=sure.dtype)
-
-    def loss(places) -> float:
-        accuracy, cost = worth(sure, right, thresholds_at(places), costs)
-        over = max(0.0, cost - budget) / costs[-1]
-        return -accuracy if over == 0 else 100.0 + over  # any cost within beats any beyond
-
-    first = [
-        (row < threshold).sum().item() / samples for row, threshold in zip(rising, start[:-1], strict=True)
-    ]
-    bounds = [(0.0, 1.0)] * len(rising)
-    result = differential_evolution(
-        loss, bounds, x0=first, seed=seed, popsize=20, maxiter=60, polish=False, tol=1e-6
-    )
-    solved = thresholds_at(result.x)
-    return solved if -result.fun >= worth(sure, right, start, costs)[0] else start
+        )
 
 
 @dataclass(frozen=True)
@@ -195,8 +213,13 @@ class Thresholds:
 
 def weights_digest(model: nn.Module) -> str:
     """SHA-256 of all names, sizes and numbers of a model's weights, as they are in float32."""
+    return tensors_digest(model.state_dict())
+
+
+def tensors_digest(state: Mapping[str, Tensor]) -> str:
+    """`weights_digest` of a state dict."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
+    for name, tensor in sorted(state.items()):
         digest.update(f"{name} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().to("cpu", torch.float32).contiguous().numpy().tobytes())
     return digest.hexdigest()

@@ -140,22 +140,23 @@ def keep_rate_at(
     return base + (1 - base) * 0.5 * (1 + math.cos(math.pi * part))
 
 
-def surviving_labels(labels: Tensor, kept: TokenState) -> tuple[Tensor, Tensor]:
-    """Token labels (B, U0, ...) of the patches that are left, (B, U, ...), and which of these have one (B,
-    U): all but the fused ones, as the authors answer for LV-ViT (youweiliang/evit, issue 13).
-    """
-    places = kept.places()
-    there = places >= 0
-    rows = torch.arange(len(labels), device=labels.device)[:, None]
-    return labels[rows, places.clamp_min(0)], there
+@dataclass(frozen=True)
+class KeepWarmup:
+    """The reducer of every optimizer step of a training that begins with all patches: `keep_rate_at` for each
+    block that drops some.
 
-
-def token_label_loss(aux_logits: Tensor, labels: Tensor, kept: TokenState | None) -> Tensor:
-    """LV-ViT's dense loss (arXiv:2104.10858, section 3) on the patches that survive: the mean cross-entropy
-    of aux_logits (B, U, K) against soft labels (B, U0, K) of all places.
+    start, shrink: steps before the rates begin to fall, and until they have fallen.
     """
-    there = None
-    if kept is not None:
-        labels, there = surviving_labels(labels, kept)
-    losses = -(labels * F.log_softmax(aux_logits.float(), dim=-1)).sum(dim=-1)  # (B, U)
-    return losses.mean() if there is None else losses[there].mean()
+
+    reducer: EViT
+    depth: int
+    start: int
+    shrink: int
+
+    def __call__(self, step: int) -> EViT | None:
+        """None: the warm-up is over, the model's own reducer runs."""
+        if step >= self.start + self.shrink:
+            return None
+        times = {"steps_per_epoch": 1, "start_epoch": self.start, "shrink_epochs": self.shrink}
+        rates = (keep_rate_at(step, own, **times) for own in self.reducer.rates(self.depth))
+        return replace(self.reducer, keep=tuple(rates), blocks=())

@@ -30,6 +30,8 @@ from revit_video.types import InputError
 REDUCERS: dict[str, Callable[..., Reduction]] = {"evit": EViT, "tome": ToMe, "random_drop": RandomDrop}
 ODD_PATCHES = {"patch_embed_options": {"even": False}}  # DVT's 10x10 tokens have patches of 23 px
 CASCADES: dict[str, Callable[..., nn.Module]] = {
+    "dvt": DVT,  # of any image model: create_model("dvt", backbone="deit_tiny")
+    "depth": AdaptiveDepth,
     "dvt_deit_small": partial(DVT, "deit_small", **ODD_PATCHES),
     "dvt_t2t_vit_12": partial(DVT, "t2t_vit_12"),
     "dvt_t2t_vit_14": partial(DVT, "t2t_vit_14"),
@@ -53,9 +55,13 @@ def create_model(name: str, *, reducer: Reduction | Mapping | str | None = None,
         return zoo.create_model(name, **made, **changes)
     if reducer is not None:
         raise InputError(f"{name} is a cascade and takes no reducer; leave it out, or choose one backbone")
-    known = {**inspect.signature(ReViT).parameters, **inspect.signature(CASCADES[name].func).parameters}
+    cascade, hidden = CASCADES[name], {"trunk", "reducer"}
+    if isinstance(cascade, partial):  # a name with a backbone of its own
+        cascade, hidden = cascade.func, hidden | {"backbone"}
+    known = {**inspect.signature(ReViT).parameters, **inspect.signature(cascade).parameters}
+    known = {key: value for key, value in known.items() if key not in hidden}
     for key in changes:
-        if key not in known or key in ("backbone", "trunk", "reducer"):
+        if key not in known:
             near = ", ".join(difflib.get_close_matches(key, known, n=3)) or ", ".join(known)
             raise InputError(f"model {name} has no argument {key!r}. Nearest: {near}")
     return CASCADES[name](**changes)

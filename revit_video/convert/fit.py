@@ -92,8 +92,15 @@ class _Fit:
             )
 
     def positions(self, key: str) -> None:
-        name, grid = "pos_tables.0", self.target.grids[int(key.split(".")[1])]
+        name, grid = "pos_tables.0", self.target.pos_tables.grids[int(key.split(".")[1])]
         table, own = self.source[name], self.renamed.grid
+        padded = self.target.pos_tables.sharing == "shared"
+        if padded and (own.height, own.width) != (grid.height, grid.width):
+            raise InputError(
+                f"{self.origin} has positions of {own.height}x{own.width} patches, which a shared table of "
+                f"{grid.height}x{grid.width} with zeros around it cannot hold; set positions "
+                "(model.positions) to separate or shared_bicubic"
+            )
         if self.target.pos_init == "sine_1d" and len(table) != len(self.fresh[key]):
             self.take(key, self.fresh[key], "computed for the length", name)
             return
@@ -145,7 +152,8 @@ class _Fit:
             return
         first = self.target.first_distilled
         levels = range(first, self.target.num_levels)
-        rows = [self.source["class_token"] + self.state[f"pos_tables.{level}"][0] for level in levels]
+        tables = [self.state[f"pos_tables.{self.target.pos_tables.index(level)}"] for level in levels]
+        rows = [self.source["class_token"] + table[0] for table in tables]
         self.take("distill_tokens", torch.stack(rows), "copied from the class token")
 
     def head(self, key: str) -> None:

@@ -45,8 +45,8 @@ def to_official(
     if family not in LAYOUTS:
         raise InputError(f"family is {family!r}, but must be one of: {', '.join(LAYOUTS)}")
     is_model = isinstance(model_or_state, nn.Module)
-    state = model_or_state.state_dict() if is_model else dict(model_or_state)
-    levels = sum(key.startswith("pos_tables.") for key in state)
+    state = _apart(model_or_state) if is_model else dict(model_or_state)
+    levels = _levels(state)
     if not 0 <= level < levels:
         raise InputError(f"level is {level}, but the model has the levels 0 to {levels - 1}")
     if is_model:
@@ -67,7 +67,7 @@ def to_official(
 
 def one_level(state: Mapping[str, Tensor], level: int) -> dict[str, Tensor]:
     """What one level of a ReViT reads, as the state of a model with that level alone."""
-    levels = sum(key.startswith("pos_tables.") for key in state)
+    levels = _levels(state)
     students = len(state["distill_tokens"]) if "distill_tokens" in state else 0
     first = levels - students  # the first level with a distillation token
     one = {}
@@ -84,6 +84,32 @@ def one_level(state: Mapping[str, Tensor], level: int) -> dict[str, Tensor]:
         else:
             one[key] = tensor
     return one
+
+
+def _levels(state: Mapping[str, Tensor]) -> int:
+    """How many levels the state of a model has; refused where they share what is usually a level's own."""
+    tables = sum(key.startswith("pos_tables.") for key in state)
+    stems = len({key.split(".")[1] for key in state if key.startswith("patch_embeds.")})
+    students = len(state.get("distill_tokens", ()))
+    if not tables == stems == len(state["norm.scale"]) or students > tables:
+        raise InputError(
+            f"a state with {stems} patch embeddings, {tables} position tables and {len(state['norm.scale'])} "
+            "rows in each norm is of a model whose lengths share some of them; give the model itself"
+        )
+    return tables
+
+
+def _apart(model: ReViT) -> dict[str, Tensor]:
+    """The state of a model, with its own copy for each level of what they share."""
+    state, levels = dict(model.state_dict()), model.num_levels
+    for level, grid in enumerate(model.grids):
+        state[f"pos_tables.{level}"] = model.pos_tables.table(grid).detach()
+        if model.shares_patches:
+            shared = model.patch_embeds[0]
+            state[f"patch_embeds.{level}.proj.weight"] = shared.kernel(level).detach()
+            state[f"patch_embeds.{level}.proj.bias"] = shared.proj.bias.detach()
+    rows = {key: value for key, value in state.items() if key.endswith((".scale", ".shift"))}
+    return state | {key: value.expand(levels, -1) for key, value in rows.items()}
 
 
 def _table(family: str, one: Mapping[str, Tensor]) -> Table:
@@ -137,8 +163,12 @@ def _restore(
 
 def _refuse_settings(model: ReViT, family: str, level: int) -> None:
     """What no parameter shows, but the official forward pass lacks."""
-    grid, embed = model.grids[level], model.patch_embeds[level]
-    block = model.blocks[0]
+    grid, block = model.grids[level], model.blocks[0]
+    if model.shares_patches:
+        embed, padding = model.patch_embeds[0], model.patch_embeds[0].paddings[level]
+    else:
+        embed = model.patch_embeds[level]
+        padding = getattr(embed, "padding", ())
     joint = isinstance(block, JointBlock)
     kinds = {
         "timesformer": joint or isinstance(block, DividedBlock),
@@ -149,7 +179,7 @@ def _refuse_settings(model: ReViT, family: str, level: int) -> None:
         "another kind of attention": not kinds[family],
         "center_clips": model.center_clips,
         "frames of another shape than a square": grid.height != grid.width,
-        "padded patches": any(getattr(embed, "padding", ())),
+        "padded patches": any(padding),
         "a resized picture": getattr(embed, "size", model.crop) != model.crop,
         "residual_scale": getattr(block, "scale", 1.0) != 1.0,
         "norms of another epsilon than 1e-6": model.norm.eps != 1e-6,

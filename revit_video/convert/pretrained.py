@@ -8,6 +8,7 @@ from pathlib import Path
 from revit_video.backbones import zoo
 from revit_video.backbones.core import ReViT
 from revit_video.competitors import zoo as competitors
+from revit_video.competitors.cascade import is_head
 from revit_video.convert.convert import convert_state_dict
 from revit_video.convert.fit import fit
 from revit_video.convert.read import WeightsFile, read_weights
@@ -76,12 +77,12 @@ def _own_checkpoint(name: str, file: WeightsFile, *, new_head: bool, changes: di
     """Strict: one of this project's checkpoints fits the architecture it was trained with, or not at all."""
     state = dict(file.state)
     if "num_classes" not in changes:
-        changes = {**changes, "num_classes": len(state["head.weight"])}
+        changes = {**changes, "num_classes": len(next(state[key] for key in state if is_head(key)))}
     if "token_lengths" not in changes and "token_lengths" in (trained := file.ours["config"]["model"]):
         changes = {**changes, "token_lengths": tuple(trained["token_lengths"])}
     model = competitors.create_model(name, **changes)
     if new_head:
-        state |= {key: value for key, value in model.state_dict().items() if "head" in key.split(".")[0]}
+        state |= {key: value for key, value in model.state_dict().items() if is_head(key)}
     load_weights(model, state, source=file.path)
     return model
 

@@ -21,7 +21,8 @@ def fit_stems(
     """The state of all `target.patch_embeds`, what became of each tensor, and the source's names used.
 
     A level of the source's own sizes gets the weights as they are, every other one what `grow_from` makes of
-    them (pseudo-inverse resampling of the kernels, statistics copied).
+    them (pseudo-inverse resampling of the kernels, statistics copied; the middle of a kernel that all levels
+    share).
     """
     theirs = {key.removeprefix(PREFIX): value for key, value in source.items() if key.startswith(PREFIX)}
     ours = target.patch_embeds[0].state_dict()
@@ -44,6 +45,8 @@ def fit_stems(
             kept = same or theirs[key].shape == value.shape
             state[name] = value
             became[name] = ("used" if level == 0 else "copied to shorter lengths") if kept else "resized"
+            if target.shares_patches and not kept:
+                became[name] = "the middle of the shared kernel, zero around it"
             if inflated and key == "proj.weight":
                 became[name] = f"inflated to tubelets{'' if kept else ', resized'}"
     return state, became, {f"{PREFIX}{key}" for key in theirs}

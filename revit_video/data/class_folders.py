@@ -3,17 +3,21 @@
 root/train/hug/1.avi   root/val/hug/7.avi       the folders are the splits
 root/hug/1.avi         root/kick/2.avi          a rule on the file names makes the splits, the same every time
 
+root/tags.csv                                   optional: path,tag; words that group results in the report
+
 In place of videos they can hold images (ImageNet: root/train/n01440764/a.JPEG), each a video of one frame, or
 folders of frames (root/train/hug/1/000001.jpg), each a video.
 """
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import os
 import re
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from revit_video.types import InputError, Split, VideoSample
@@ -22,6 +26,7 @@ SPLITS = ("train", "val", "test")  # the order of the shares
 VIDEO_ENDINGS = (".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".webm", ".wmv")
 IMAGE_ENDINGS = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".webp")
 KINDS = ("videos", "images", "frames")  # what a class folder holds
+TAGS = "tags.csv"
 
 
 def class_folder_split(
@@ -31,6 +36,7 @@ def class_folder_split(
     kind: str = "videos",
     shares: Sequence[float] = (0.8, 0.1, 0.1),
     group_pattern: str = "",
+    fold: tuple[int, int] | None = None,
 ) -> Split:
     """The videos of a split; the classes are the folders by name.
 
@@ -45,6 +51,9 @@ def class_folder_split(
         group_pattern: regex searched in the file name without its ending, its one (group) names the group:
             r"_(\\d+)_" puts a_7_x and b_7_y together. "": every file is alone, and every class is shared out
             for itself.
+        fold: (k, K) in place of the shares: the groups are dealt to K parts, of which part k is the test
+            list, the next one (after the last the first) the val list, and the others are trained on. With
+            K = the number of groups every group is left out once.
 
     Raises:
         InputError: no videos, a class that a split would lack, a file that the pattern does not fit.
@@ -56,14 +65,32 @@ def class_folder_split(
         raise InputError(f"class folders hold one of {', '.join(KINDS)}, not {kind!r}")
     depth = 2 if kind == "frames" else 1  # of the folders below a split folder
     split_folders = [folder for folder in _folders(root) if _is_deep(folder, depth)]
+    if split_folders and fold:
+        raise InputError(
+            f"{root} has the split folders {', '.join(folder.name for folder in split_folders)}, so "
+            "data.test_fold has nothing to share out; leave it out"
+        )
     if split_folders:
-        return _from_split_folders(root, split, split_folders, kind)
+        return tagged(_from_split_folders(root, split, split_folders, kind), root)
     if split not in SPLITS:
         raise InputError(f"{root} has no split folders, so the splits are {', '.join(SPLITS)}, not {split!r}")
     classes = {folder.name: _videos(folder, kind, may_be_empty=False) for folder in _folders(root)}
     if not classes:
         raise InputError(f"{root} holds no folders; expected one folder of {kind} per class")
-    return _from_rule(root, split, classes, shares, group_pattern)
+    return tagged(_from_rule(root, split, classes, shares, group_pattern, fold), root)
+
+
+def tagged(split: Split, root: Path) -> Split:
+    """The list with the tags that root/tags.csv gives to paths below the root; others stay without."""
+    if not (root / TAGS).is_file():
+        return split
+    with open(root / TAGS, newline="") as file:
+        table = csv.DictReader(file)
+        if not {"path", "tag"} <= set(table.fieldnames or ()):
+            raise InputError(f"{root / TAGS} begins with {table.fieldnames}, but must begin with path,tag")
+        tags = {str(root / row["path"]): row["tag"] or "" for row in table}
+    samples = tuple(replace(sample, tag=tags.get(sample.path, "")) for sample in split.samples)
+    return replace(split, samples=samples)
 
 
 def _from_split_folders(root: Path, split: str, split_folders: list[Path], kind: str) -> Split:
@@ -89,23 +116,29 @@ def _from_split_folders(root: Path, split: str, split_folders: list[Path], kind:
 
 
 def _from_rule(
-    root: Path, split: str, classes: dict[str, list[Path]], shares: Sequence[float], group_pattern: str
+    root: Path,
+    split: str,
+    classes: dict[str, list[Path]],
+    shares: Sequence[float],
+    group_pattern: str,
+    fold: tuple[int, int] | None,
 ) -> Split:
     if len(shares) != len(SPLITS) or min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
         raise InputError(
             f"the split shares are {list(shares)}, but must be three, at least 0, with the sum 1"
         )
-    if shares[SPLITS.index(split)] == 0:
+    if not fold and shares[SPLITS.index(split)] == 0:
         raise InputError(f"the split {split} has the share 0 in data.split_shares={list(shares)}")
     if group_pattern:
-        group_of = {path: _group(path, group_pattern) for paths in classes.values() for path in paths}
-        split_of = _share_out(set(group_of.values()), shares)
+        group_of = {path: group_name(path, group_pattern) for paths in classes.values() for path in paths}
+        split_of = _share_out(set(group_of.values()), shares, fold)
     else:
         group_of = {path: f"{name}/{path.name}" for name, paths in classes.items() for path in paths}
         split_of = {}
         for paths in classes.values():
-            split_of |= _share_out({group_of[path] for path in paths}, shares)
-    for wanted, share in zip(SPLITS, shares, strict=True):
+            split_of |= _share_out({group_of[path] for path in paths}, shares, fold)
+    # a part of few groups may lack a class: the training list alone must have all
+    for wanted, share in zip(SPLITS, (1, 0, 0) if fold else shares, strict=True):
         for name, paths in classes.items():
             if share and not any(split_of[group_of[path]] == wanted for path in paths):
                 hint = "change data.split_shares or data.group_pattern, or add videos"
@@ -121,9 +154,20 @@ def _from_rule(
     return Split(samples, tuple(classes))
 
 
-def _share_out(groups: set[str], shares: Sequence[float]) -> dict[str, str]:
-    """Group -> split: the shares rounded so that they add up, one group at least for a share above 0."""
+def _share_out(groups: set[str], shares: Sequence[float], fold: tuple[int, int] | None) -> dict[str, str]:
+    """Group -> split: the shares rounded so that they add up, one group at least for a share above 0; with a
+    `fold` parts of sizes that differ by one at most.
+    """
     order = sorted(groups, key=lambda group: hashlib.sha256(group.encode()).hexdigest())
+    if fold:
+        number, parts = fold
+        if len(order) < parts:
+            raise InputError(
+                f"data.test_fold={number}/{parts} wants {parts} parts of {len(order)} groups of videos; give "
+                f"at most {len(order)} (data.group_pattern says what a group is)"
+            )
+        named = {number: "test", (number + 1) % parts: "val"}
+        return {group: named.get(place % parts, "train") for place, group in enumerate(order)}
     exact = [share * len(order) for share in shares]
     counts = [int(number + 1e-9) for number in exact]
     for index in sorted(range(len(shares)), key=lambda i: counts[i] - exact[i])[: len(order) - sum(counts)]:
@@ -136,7 +180,8 @@ def _share_out(groups: set[str], shares: Sequence[float]) -> dict[str, str]:
     return dict(zip(order, names, strict=True))
 
 
-def _group(path: Path, pattern: str) -> str:
+def group_name(path: Path, pattern: str) -> str:
+    """The one (group) of a regex in a file's name without its ending."""
     try:
         compiled = re.compile(pattern)
     except re.error as error:

@@ -4,8 +4,9 @@ project are lists for it.
 
 from __future__ import annotations
 
+import math
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from revit_video.data.label_maps import LabelMaps
 from revit_video.data.sample_list import SampleList
 from revit_video.decode import DecodeError, VideoReader, open_video
 from revit_video.transform.clip import resize_short_side
@@ -30,6 +32,8 @@ class Item:
     clips: Tensor | None
     unreadable: str = ""
     clip_labels: tuple[int, ...] = ()  # V of them: a mirrored clip may have another label than its video
+    label_map: Tensor | None = None  # (2, k, h, w), see data.label_maps
+    places: Tensor | None = None  # (V, 2, 3), of the clips in the map, see transform.place
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,8 @@ class Batch:
             processes where several share one.
         clip_labels: (B, V), the label of every clip.
         unreadable: the other items.
+        label_maps: (B, 2, k, h, w), of the videos; None: the data set has none. places: (B, V, 2, 3), of each
+            clip in its video's map.
     """
 
     clips: Tensor
@@ -52,6 +58,8 @@ class Batch:
     rows: Tensor
     clip_labels: Tensor
     unreadable: tuple[Item, ...] = ()
+    label_maps: Tensor | None = None
+    places: Tensor | None = None
 
     def pin_memory(self) -> Batch:
         """Its clips in page-locked memory, from where a GPU copies them while others compute."""
@@ -72,6 +80,8 @@ class VideoDataset(Dataset):
         repeats: clips (or sets of views) of a video, each with draws of its own, from one decoding (repeated
             augmentation, arXiv:1902.05509). It is decoded at the largest short side that was drawn, and
             resized once more for the others.
+        label_maps: of the samples, to be given out with every clip's place in them; the transform must have
+            `placed`.
 
     Items are asked for by (epoch, index). A video that cannot be read is returned as such; it is never
     replaced.
@@ -87,11 +97,13 @@ class VideoDataset(Dataset):
         cache: bool = False,
         seed: int = 0,
         repeats: int = 1,
+        label_maps: LabelMaps | None = None,
     ) -> None:
         if repeats < 1:
             raise InputError(f"repeats is {repeats}, but a video must give at least 1 clip")
         self.samples, self.pick_views, self.transform = SampleList(samples), pick_views, transform
         self.decoder, self.seed, self.repeats = decoder, seed, repeats
+        self.label_maps = label_maps
         self.cache: dict[str, tuple[np.ndarray, float]] | None = {} if cache else None
 
     def __len__(self) -> int:
@@ -102,15 +114,32 @@ class VideoDataset(Dataset):
         sample = self.samples[index]
         rng = random.Random(f"{self.seed}/{epoch}/{index}")
         try:
-            clips, labels = self.read(sample, rng)
+            if self.label_maps is None:
+                clips, labels = self.read(sample, rng)
+                return Item(index, labels[0], clips, clip_labels=labels)
+            made = [self.transform.placed(*shown) for shown in self._shown(sample, rng)]
         except DecodeError as error:
             return Item(index, sample.label, None, str(error))
-        return Item(index, labels[0], clips, clip_labels=labels)
+        clips, labels, places = zip(*made, strict=True)
+        label_map = self.label_maps.read(sample.path)
+        return Item(
+            index,
+            labels[0],
+            torch.stack(clips),
+            clip_labels=labels,
+            label_map=label_map,
+            places=torch.stack(places),
+        )
 
     def read(self, sample: VideoSample, rng: random.Random) -> tuple[Tensor, tuple[int, ...]]:
         """All views of one video, uint8 (V, T, C, H, W), and their labels; a DecodeError where it cannot be
         read.
         """
+        made = [self.transform(*shown) for shown in self._shown(sample, rng)]
+        return torch.stack([clip for clip, _ in made]), tuple(label for _, label in made)
+
+    def _shown(self, sample: VideoSample, rng: random.Random) -> Iterator[tuple]:
+        """For each view what the transform is given: frames, view, label and generator."""
         if self.cache is not None:
             everything, fps = self._cached(sample.path)
             begin, num_frames = extent(sample, len(everything), self.decoder)
@@ -124,11 +153,8 @@ class VideoDataset(Dataset):
                 largest = max(side for _, side in drawn)
                 decoded = video.frames((begin + wanted).tolist(), short_side=largest)
             shown = (decoded[np.searchsorted(wanted, view.frames)] for view, _ in drawn)
-        made = [
-            self.transform(resize_short_side(frames, side), view, sample.label, rng)
-            for frames, (view, side) in zip(shown, drawn, strict=True)
-        ]
-        return torch.stack([clip for clip, _ in made]), tuple(label for _, label in made)
+        for frames, (view, side) in zip(shown, drawn, strict=True):
+            yield resize_short_side(frames, side), view, sample.label, rng
 
     def item_bytes(self) -> int:
         """Of the clips of one video, found out on an empty one."""
@@ -136,7 +162,7 @@ class VideoDataset(Dataset):
         for view, side in self._draw(1, rng, 0.0):
             frames = np.zeros((len(view.frames), side, side, 3), np.uint8)
             num_bytes += self.transform(frames, view, 0, rng)[0].nbytes
-        return num_bytes
+        return num_bytes + (4 * math.prod(self.label_maps.shape) if self.label_maps else 0)
 
     def _draw(self, num_frames: int, rng: random.Random, fps: float) -> list[tuple[View, int]]:
         """The views to read, each with the short side that its frames get, in pixels."""
@@ -188,6 +214,11 @@ def collate(items: Sequence[Item], *, first_row: int = 0) -> Batch:
         rows=column([row for row, _ in good]),
         clip_labels=column([item.clip_labels for _, item in good]),
         unreadable=tuple(item for item in items if item.clips is None),
+        **{
+            field: torch.stack([getattr(item, name) for _, item in good])
+            for field, name in (("label_maps", "label_map"), ("places", "places"))
+            if good and getattr(good[0][1], name) is not None
+        },
     )
 
 

@@ -20,7 +20,7 @@ import json
 import multiprocessing
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from fractions import Fraction
 from functools import partial
@@ -29,7 +29,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-from revit_video.data.demo_render import CLASS_NAMES, VERSION, DemoClip, render_clip
+from revit_video.data.demo_render import CLASS_NAMES, SHIFTS, VERSION, DemoClip, render_clip
 from revit_video.types import InputError, Split, VideoSample
 
 SPLITS = ("train", "val", "test")  # the position is the number of the random stream
@@ -58,10 +58,13 @@ def generate_demo(
     num_val: int = 1000,
     num_test: int = 1200,
     seed: int = 0,
+    shift: str = "",
     processes: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> bool:
     """Write the data set; True if it was written, False if the same one is there already.
+
+    shift: a name in SHIFTS: the same clips in another look, "" as they are.
 
     A data set that an interrupted run left half-written is replaced; one run at a time may write a folder.
     With `processes` above 1 new interpreters are started, so a script that calls this needs
@@ -70,19 +73,51 @@ def generate_demo(
     Raises:
         InputError: the folder holds anything else, or a number makes no sense.
     """
-    root = Path(root)
-    counts = dict(zip(SPLITS, (num_train, num_val, num_test), strict=True))
-    settings = {"version": VERSION, "seed": seed, **{f"num_{split}": n for split, n in counts.items()}}
+    if shift not in SHIFTS:
+        raise InputError(f"shift is {shift!r}, but must be one of {', '.join(filter(None, SHIFTS))}")
+    root, counts = Path(root), dict(zip(SPLITS, (num_train, num_val, num_test), strict=True))
+    return write_data_set(
+        root,
+        {"version": VERSION, "seed": seed, **numbers(counts), **({"shift": shift} if shift else {})},
+        folders=[f"videos/{split}" for split in SPLITS],
+        jobs=[(split, index) for split in SPLITS for index in range(counts[split])],
+        write=partial(_write_video, root, seed, shift),
+        write_lists=partial(_write_lists, root),
+        processes=processes,
+        progress=progress,
+    )
+
+
+def numbers(counts: Mapping[str, int]) -> dict[str, int]:
+    """How many files each split has, as the settings say it."""
+    return {f"num_{split}": number for split, number in counts.items()}
+
+
+def write_data_set(
+    root: Path,
+    settings: dict,
+    *,
+    folders: Sequence[str],
+    jobs: Sequence[tuple[str, int]],
+    write: Callable[[tuple[str, int]], tuple[str, dict]],
+    write_lists: Callable[[dict[str, list[dict]]], None],
+    processes: int,
+    progress: Callable[[int, int], None] | None,
+) -> bool:
+    """Do all jobs (split, index) and then the lists; False if a data set of these settings is there already.
+
+    folders: below the root, made first. write: does a job and gives its split and what the lists say of it;
+    with several processes it runs in others. write_lists: takes these entries by split, in order.
+    """
     _check_numbers(settings, processes)
-    if not _prepare(root, settings):
+    if not _prepare(root, settings, folders):
         return False
-    jobs = [(split, index) for split in SPLITS for index in range(counts[split])]
     entries: dict[str, list[dict]] = {split: [] for split in SPLITS}
-    for done, (split, entry) in enumerate(_run(partial(_write_video, root, seed), jobs, processes), start=1):
+    for done, (split, entry) in enumerate(_run(write, jobs, processes), start=1):
         entries[split].append(entry)
         if progress:
             progress(done, len(jobs))
-    _write_lists(root, entries)
+    write_lists(entries)
     os.replace(root / STARTED, root / COMPLETE)
     return True
 
@@ -117,11 +152,11 @@ def write_video(path: Path, frames: np.ndarray, *, fps: str, crf: int) -> None:
         file.mux(stream.encode())
 
 
-def _write_video(root: Path, seed: int, job: tuple[str, int]) -> tuple[str, dict]:
+def _write_video(root: Path, seed: int, shift: str, job: tuple[str, int]) -> tuple[str, dict]:
     """Render and encode one video; gives its split and what the lists say of it. Runs in the workers."""
     split, index = job
     stream = SPLITS.index(split)
-    clip = render_clip(seed, stream, index)
+    clip = render_clip(seed, stream, index, SHIFTS[shift])
     crf = int(np.random.default_rng([seed, stream, index, 4]).integers(20, 30))
     video_id = f"{split}/{index:05d}"
     write_video(root / "videos" / f"{video_id}.mp4", clip.frames, fps=clip.fps, crf=crf)
@@ -143,7 +178,7 @@ def _entry(video_id: str, clip: DemoClip) -> dict:
     }
 
 
-def _run(job: Callable, items: list, processes: int) -> Iterator:
+def _run(job: Callable, items: Sequence, processes: int) -> Iterator:
     """`map`, in order, by this process or by `processes` others."""
     if processes == 1:
         yield from map(job, items)
@@ -188,7 +223,7 @@ def _check_numbers(settings: dict[str, int], processes: int) -> None:
         raise InputError(f"processes is {processes}, but must be at least 1")
 
 
-def _prepare(root: Path, settings: dict[str, int]) -> bool:
+def _prepare(root: Path, settings: dict, folders: Sequence[str]) -> bool:
     """Make an empty data set of these settings, marked as started; False if the complete one is there."""
     wanted = json.dumps(settings)
     if (root / COMPLETE).exists():
@@ -197,7 +232,8 @@ def _prepare(root: Path, settings: dict[str, int]) -> bool:
             return False
         raise InputError(f"{root} holds a data set with {found[:200]!r}, not {wanted!r}; give another folder")
     if (root / STARTED).exists():
-        shutil.rmtree(root / "videos", ignore_errors=True)  # the lists are written over
+        for folder in folders:  # the lists are written over
+            shutil.rmtree(root / folder, ignore_errors=True)
     elif root.is_dir() and any(root.iterdir()):
         raise InputError(f"{root} is not empty and holds no demo data set; give a new or an empty folder")
     try:
@@ -205,6 +241,6 @@ def _prepare(root: Path, settings: dict[str, int]) -> bool:
         (root / STARTED).write_text(wanted)
     except OSError as error:
         raise InputError(f"cannot write to the folder {root} ({error.strerror}); give another one") from error
-    for split in SPLITS:
-        (root / "videos" / split).mkdir(parents=True)
+    for folder in folders:
+        (root / folder).mkdir(parents=True)
     return True

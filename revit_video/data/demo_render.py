@@ -11,6 +11,7 @@ they are drawn; places are (x, y) in pixels, y down.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 
@@ -50,6 +51,25 @@ DIFFICULTIES = {
 
 
 @dataclass(frozen=True)
+class Shift:
+    """How clips of the same classes look in another data set: factors on what is drawn."""
+
+    texture: float = 1.0  # stripes per half-size of a shape
+    inverted: bool = False  # dark things on a bright ground
+    size: float = 1.0  # of shapes, and with them of their travel: all is farther away
+    speed: float = 1.0  # of travel, zoom and waves
+
+
+SHIFTS = {
+    "": Shift(),
+    "textures": Shift(texture=3.0, inverted=True),
+    "sizes": Shift(size=0.7),
+    "speeds": Shift(speed=1.5),
+}
+WIDEST_ZOOM = 4.0  # from the smallest to the largest of a clip
+
+
+@dataclass(frozen=True)
 class DemoClip:
     """One clip with what is known about it. `half_size` is the object's in px, in a zoom at half time."""
 
@@ -61,18 +81,25 @@ class DemoClip:
     shape: str  # words for a caption: "triangle", "blob"
 
 
-def class_and_tag(seed: int, stream: int, index: int) -> tuple[int, str]:
-    """Label and tag of one clip: every 10 hold each class once, every 200 the exact shares of the tags."""
-    block, place = divmod(index, len(CLASS_NAMES))
-    label = int(np.random.default_rng([seed, stream, block, 1]).permutation(len(CLASS_NAMES))[place])
-    cards = [tag for tag, difficulty in DIFFICULTIES.items() for _ in range(difficulty.share)]
+def class_and_tag(
+    seed: int, stream: int, index: int, *, num_classes: int = len(CLASS_NAMES), kinds: Mapping = DIFFICULTIES
+) -> tuple[int, str]:
+    """Label and tag of one clip: every K hold each class once, every 20 K the exact shares of the tags.
+
+    kinds: tag -> anything with its `share` of 20.
+    """
+    block, place = divmod(index, num_classes)
+    label = int(np.random.default_rng([seed, stream, block, 1]).permutation(num_classes)[place])
+    cards = [tag for tag, kind in kinds.items() for _ in range(kind.share)]
     deck, card = divmod(block, len(cards))
     order = np.random.default_rng([seed, stream, deck, label, 2]).permutation(len(cards))
     return label, cards[order[card]]
 
 
-def render_clip(seed: int, stream: int, index: int) -> DemoClip:
-    """Clip number `index` of a stream (0 train, 1 val, 2 test); the same numbers give the same bytes."""
+def render_clip(seed: int, stream: int, index: int, shift: Shift = SHIFTS[""]) -> DemoClip:
+    """Clip number `index` of a stream (0 train, 1 val, 2 test); the same numbers give the same bytes. A shift
+    changes no draw: the same clip in another look.
+    """
     label, tag = class_and_tag(seed, stream, index)
     rng = np.random.default_rng([seed, stream, index, 3])
     how = DIFFICULTIES[tag]
@@ -83,16 +110,19 @@ def render_clip(seed: int, stream: int, index: int) -> DemoClip:
 
     base = rng.uniform(0.15, 0.35)
     luma = base + rng.uniform(*how.contrast)
-    half_size = rng.uniform(*how.half_size)
-    shape = random_shape(rng, luma)
-    offsets, scales = motion(CLASS_NAMES[label], rng, half_size=half_size, num_frames=num_frames)
+    half_size = shift.size * rng.uniform(*how.half_size)
+    shape = random_shape(rng, luma, texture=shift.texture)
+    offsets, scales = motion(
+        CLASS_NAMES[label], rng, half_size=half_size, num_frames=num_frames, speed=shift.speed
+    )
     places = offsets + np.array([width, height]) / 2 + PAD  # (T, 2), in the padded scene
 
     scene = background(rng, height + 2 * PAD, width + 2 * PAD, base)
     for _ in range(rng.integers(how.distractors[0], how.distractors[1] + 1)):
         spot = rng.uniform((0, 0), (width + 2 * PAD, height + 2 * PAD))
         size = rng.uniform(*how.half_size) * 2.75 ** rng.uniform(-0.5, 0.5)  # as far as a zoom goes
-        draw(scene, random_shape(rng, base + rng.uniform(*how.contrast)), spot, size)
+        thing = random_shape(rng, base + rng.uniform(*how.contrast), texture=shift.texture)
+        draw(scene, thing, spot, shift.size * size)
     hidden = np.zeros(scene.shape[:2], np.float32)  # how much of each pixel the occluder takes
     if rng.random() < how.occluded:
         near = places[rng.integers(num_frames)] + rng.uniform(-1.2, 1.2, 2) * half_size
@@ -104,12 +134,14 @@ def render_clip(seed: int, stream: int, index: int) -> DemoClip:
     for frame, place, scale, view in zip(frames, places, scales, camera(rng, num_frames), strict=True):
         picture = scene.copy()
         draw(picture, shape, place, half_size * scale, hidden=hidden)
-        frame[:] = shoot(picture, *view, noise=noise * _grain(rng, height, width))
+        frame[:] = shoot(picture, *view, noise=noise * grain(rng, height, width))
+    if shift.inverted:
+        np.subtract(255, frames, out=frames)
     return DemoClip(frames, label, tag, fps, float(half_size), "triangle" if shape.power is None else "blob")
 
 
 def motion(
-    name: str, rng: np.random.Generator, *, half_size: float, num_frames: int
+    name: str, rng: np.random.Generator, *, half_size: float, num_frames: int, speed: float = 1.0
 ) -> tuple[np.ndarray, np.ndarray]:
     """Where the object is, from the centre of the picture (T, 2), and its size as a factor (T,).
 
@@ -117,13 +149,13 @@ def motion(
     is room. A resting axis is spread by what a moving one would cover, so that a frame taken at a random
     time tells next to nothing; only the first and the last one do (what goes left begins on the right).
     """
-    length = (num_frames - 1) / 15
+    length = speed * (num_frames - 1) / 15
     time = np.linspace(0, 1, num_frames)
     time = time + rng.uniform(-0.35, 0.35) * np.sin(2 * np.pi * time) / (2 * np.pi)  # speed eases in and out
     room = ROOM - 1.2 * half_size
     travel = min(min(rng.uniform(3.3, 5.0) * half_size, 72.0) * length, room)
     swing = travel / length * rng.uniform(0.6, 0.8)
-    zoom = np.log(rng.uniform(2.2, 3.3))
+    zoom = min(speed * np.log(rng.uniform(2.2, 3.3)), np.log(WIDEST_ZOOM))
     turn = rng.uniform(-0.25, 0.25)
     wave = np.sin(2 * np.pi * (rng.uniform(1.4, 2.1) * length * time + rng.random())) / 2
 
@@ -154,13 +186,13 @@ class Shape:
     colours: np.ndarray  # (2, 3)
 
 
-def random_shape(rng: np.random.Generator, luma: float, *, bar: bool = False) -> Shape:
+def random_shape(rng: np.random.Generator, luma: float, *, bar: bool = False, texture: float = 1.0) -> Shape:
     """Any look of mean brightness `luma`; a bar is long, thin and of nearly one colour."""
     aspect = rng.uniform(7, 12) if bar else rng.uniform(1.0, 1.8)
     power = 6.0 if bar else None if rng.random() < 0.35 else float(rng.choice((2.0, 2.5, 4.0)))
     spread = 0.02 if bar else rng.uniform(0.06, 0.14)
     colours = np.stack([colour(rng, luma + spread), colour(rng, luma - spread)])
-    waves = (rng.uniform(1.5, 5.0), rng.uniform(0.0, 3.0), rng.uniform(0, 2 * np.pi))
+    waves = (texture * rng.uniform(1.5, 5.0), texture * rng.uniform(0.0, 3.0), rng.uniform(0, 2 * np.pi))
     return Shape(
         (aspect**0.5, aspect**-0.5), rng.uniform(0, 2 * np.pi), power, waves, colours.astype(np.float32)
     )
@@ -182,7 +214,7 @@ def background(rng: np.random.Generator, height: int, width: int, base: float) -
     field = np.einsum("yi,ijc->yjc", rows, knots.astype(np.float32))
     field = np.einsum("xj,yjc->yxc", columns, field)
     field += (colour(rng, base, (0.0, 0.4)) - field.mean((0, 1))).astype(np.float32)
-    field += 0.015 * _grain(rng, height, width)
+    field += 0.015 * grain(rng, height, width)
     if rng.random() < 0.5:
         angle, period = rng.uniform(0, np.pi), rng.uniform(8, 28)
         ys, xs = np.arange(height, dtype=np.float32)[:, None], np.arange(width, dtype=np.float32)
@@ -268,7 +300,7 @@ def _grain_tile() -> np.ndarray:
     return np.random.default_rng(0).standard_normal((288, 288, 3), np.float32)
 
 
-def _grain(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+def grain(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     tile = _grain_tile()
     top, left = rng.integers(0, (tile.shape[0] - height, tile.shape[1] - width))
     return tile[top : top + height, left : left + width]

@@ -11,7 +11,13 @@ import torch
 from torch import Tensor
 
 from revit_video.evaluate.heads import Heads, best_labels, confidence
-from revit_video.evaluate.metrics import all_hits, average_views, bootstrap_interval, percent
+from revit_video.evaluate.metrics import (
+    all_hits,
+    average_views,
+    bootstrap_interval,
+    paired_difference,
+    percent,
+)
 
 
 @dataclass(frozen=True)
@@ -156,21 +162,25 @@ def predictor_table(
 
 
 def tag_table(
-    stored: Stored, levels: Tensor, tags: Sequence[str]
-) -> dict[str, dict[str, float | list[float]]]:
+    stored: Stored, levels: Tensor, tags: Sequence[str], *, gmacs: Tensor | None = None
+) -> dict[str, dict]:
     """Per tag: number of videos, accuracy at `levels` (of each part of the label, too) and at each fixed
-    level, the shares of the levels.
+    level, the shares of the levels; by how much `levels` is above the longest length, and, where `gmacs`
+    (N, C) says what each clip cost, their mean.
     """
     table = {}
     for tag in sorted(set(tags)):
         rows = torch.tensor([i for i, other in enumerate(tags) if other == tag])
         part = replace(stored, logits=stored.logits[rows], labels=stored.labels[rows])
         found = part.hits(levels[rows])
+        over = paired_difference(found["label"], part.hit(part.fixed(0)))
         table[tag] = {
             "num_videos": len(rows),
             "top1": percent(found.pop("label")),
             **{name: percent(hit) for name, hit in found.items()},
             "top1_fixed": [percent(part.hit(part.fixed(level))) for level in range(part.num_levels)],
             "share": shares(levels[rows], part.num_levels),
+            "over_longest": over,
+            **({} if gmacs is None else {"gmacs": gmacs[rows].mean().item()}),
         }
     return table

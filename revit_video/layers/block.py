@@ -29,10 +29,11 @@ class Trunk:
     qkv_bias: bool = True
     norm_eps: float = 1e-6
     residual_scale: float = 1.0  # of every residual branch; LV-ViT divides them by 2 or 3
+    shared_norms: bool = False  # all levels have one row of every LengthNorm
 
     def norm(self, more: int = 0) -> LengthNorm:
         """Of a token; `more` channels may stand beside it."""
-        return LengthNorm(self.dim + more, self.num_levels, eps=self.norm_eps)
+        return LengthNorm(self.dim + more, self.num_levels, eps=self.norm_eps, shared=self.shared_norms)
 
     def attention(self) -> Attention:
         return Attention(self.dim, self.heads, qkv_bias=self.qkv_bias)

@@ -15,20 +15,28 @@ class LengthNorm(nn.Module):
     Args:
         dim: width of a token, D.
         num_levels: how many token lengths the model can run at, L.
+        shared: one row for all of them, a plain LayerNorm (the other half of the paper's comparison).
 
     Shape: x is (..., D); the result has the shape of x.
     """
 
-    def __init__(self, dim: int, num_levels: int, eps: float = 1e-6) -> None:
+    def __init__(self, dim: int, num_levels: int, eps: float = 1e-6, *, shared: bool = False) -> None:
         super().__init__()
-        self.eps = eps
-        self.scale = nn.Parameter(torch.ones(num_levels, dim))  # (L, D)
-        self.shift = nn.Parameter(torch.zeros(num_levels, dim))  # (L, D)
+        self.eps, self.shared = eps, shared
+        rows = 1 if shared else num_levels
+        self.scale = nn.Parameter(torch.ones(rows, dim))  # (L, D), or (1, D)
+        self.shift = nn.Parameter(torch.zeros(rows, dim))
+
+    def row(self, level: int) -> int:
+        """Where the scale and the shift of a level are."""
+        return 0 if self.shared else level
 
     def forward(self, x: Tensor, level: int) -> Tensor:
-        return F.layer_norm(x, x.shape[-1:], self.scale[level], self.shift[level], self.eps)
+        row = self.row(level)
+        return F.layer_norm(x, x.shape[-1:], self.scale[row], self.shift[row], self.eps)
 
     @torch.no_grad()
     def copy_level(self, source: int, target: int) -> None:
+        source, target = self.row(source), self.row(target)
         self.scale[target] = self.scale[source]
         self.shift[target] = self.shift[source]

@@ -48,15 +48,16 @@ def resample_kernel(source: nn.Module, target: nn.Module) -> None:
     target.bias.copy_(source.bias)
 
 
-def project_patches(proj: nn.Conv2d | nn.Conv3d, clips: Tensor) -> Tensor:
-    """The convolution of every frame, or of every tubelet, as tokens (B, t, S, D)."""
+def project_patches(weight: Tensor, bias: Tensor, clips: Tensor, padding: tuple[int, int] = (0, 0)) -> Tensor:
+    """The kernel (D, C, [z,] p, q) at every patch, or every tubelet of z frames, as tokens (B, t, S, D)."""
     if learns_in_bfloat16_on_a_cpu(clips):
-        return product_of_patches(proj, clips)
-    if isinstance(proj, nn.Conv3d):
-        return proj(clips).flatten(3).permute(0, 2, 3, 1)
+        return product_of_patches(weight, bias, clips, padding)
+    if weight.ndim == 5:
+        maps = F.conv3d(clips, weight, bias, stride=weight.shape[2:], padding=(0, *padding))
+        return maps.flatten(3).permute(0, 2, 3, 1)
     frames = clips.transpose(1, 2)  # (B, T, C, H, W)
-    tokens = proj(frames.flatten(0, 1)).flatten(2).transpose(1, 2)
-    return tokens.unflatten(0, frames.shape[:2])
+    maps = F.conv2d(frames.flatten(0, 1), weight, bias, stride=weight.shape[2:], padding=padding)
+    return maps.flatten(2).transpose(1, 2).unflatten(0, frames.shape[:2])
 
 
 def learns_in_bfloat16_on_a_cpu(clips: Tensor) -> bool:
@@ -69,18 +70,20 @@ def learns_in_bfloat16_on_a_cpu(clips: Tensor) -> bool:
     return dtype == torch.bfloat16
 
 
-def product_of_patches(proj: nn.Conv2d | nn.Conv3d, clips: Tensor) -> Tensor:
+def product_of_patches(
+    weight: Tensor, bias: Tensor, clips: Tensor, padding: tuple[int, int] = (0, 0)
+) -> Tensor:
     """`project_patches` as one matrix product: the stride of the kernel is its size."""
-    *depth, rows, columns = proj.kernel_size
+    *depth, rows, columns = weight.shape[2:]
     frames = depth[0] if depth else 1
-    top, left = proj.padding[-2:]
+    top, left = padding
     x = F.pad(clips, (left, left, top, top))  # (B, C, T, H, W)
     x = x[..., : x.shape[-2] // rows * rows, : x.shape[-1] // columns * columns]
     x = x.unflatten(4, (-1, columns)).unflatten(3, (-1, rows)).unflatten(2, (-1, frames))
     patches = (
         x.permute(0, 2, 4, 6, 1, 3, 5, 7).flatten(4).flatten(2, 3)
     )  # (B, t, S, C * frames * rows * columns)
-    return F.linear(patches, proj.weight.flatten(1), proj.bias)
+    return F.linear(patches, weight.flatten(1), bias)
 
 
 class ConvPatchEmbed(nn.Module):
@@ -109,7 +112,7 @@ class ConvPatchEmbed(nn.Module):
     def forward(self, clips: Tensor) -> Tensor:
         if not self.symmetric:
             clips = F.pad(clips, self.padding)
-        return project_patches(self.proj, clips)
+        return project_patches(self.proj.weight, self.proj.bias, clips, self.proj.padding[-2:])
 
     def grow_from(self, other: "ConvPatchEmbed") -> None:
         resample_kernel(other.proj, self.proj)
@@ -134,7 +137,7 @@ class ResizePatchEmbed(nn.Module):
                 pixels, size=self.size, mode="bilinear", antialias=True, align_corners=False
             )
             clips = small.to(clips.dtype).unflatten(0, frames.shape[:2]).transpose(1, 2)
-        return project_patches(self.proj, clips)
+        return project_patches(self.proj.weight, self.proj.bias, clips)
 
     def grow_from(self, other: "ResizePatchEmbed") -> None:
         resample_kernel(other.proj, self.proj)

@@ -1,10 +1,60 @@
 """Position tables: learned, started from small noise or from sines, and resized when a grid grows."""
 
 import torch
+import torch.nn.functional as F
 from timm.layers import resample_abs_pos_embed
-from torch import Tensor
+from torch import Tensor, nn
 
 from revit_video.types import TokenGrid
+
+SHARINGS = ("separate", "shared", "shared_bicubic")
+
+
+class PositionTables(nn.ParameterList):
+    """The position tables of all levels, (1 + planes * h * w, D) each; row 0 is the class token's.
+
+    Args:
+        grids: of the levels, longest first.
+        planes: of a table over space and time, the planes of tokens; 1: a table over space.
+        sharing: how many tables there are (arXiv:2307.02092, Table 3).
+            separate: one for every level.
+            shared: one, of the shortest length's grid; it is the middle of a longer one's, zeros around it.
+            shared_bicubic: one, of the longest length's grid, resized in every forward pass.
+        trained: the tables learn.
+    """
+
+    def __init__(
+        self,
+        grids: tuple[TokenGrid, ...],
+        dim: int,
+        *,
+        planes: int = 1,
+        sharing: str = "separate",
+        trained: bool = True,
+    ) -> None:
+        own = {"separate": grids, "shared": grids[-1:], "shared_bicubic": grids[:1]}[sharing]
+        sizes = [1 + planes * grid.per_frame for grid in own]
+        super().__init__(nn.Parameter(torch.zeros(size, dim), requires_grad=trained) for size in sizes)
+        self.grids, self.sharing = own, sharing  # of each table
+
+    def index(self, level: int) -> int:
+        """Which of the tables a level reads."""
+        return level if self.sharing == "separate" else 0
+
+    def table(self, grid: TokenGrid) -> Tensor:
+        """What the tokens of a level's grid get added: (1 + planes * h * w, D)."""
+        own, table = self.grids[self.index(grid.level)], self[self.index(grid.level)]
+        if (own.height, own.width) == (grid.height, grid.width):
+            return table
+        return (pad_grid_table if self.sharing == "shared" else resize_grid_table)(table, own, grid)
+
+    @torch.no_grad()
+    def grow(self, source: int) -> None:
+        """Every level's own table starts from that of the level `source`, resized."""
+        if self.sharing == "separate":
+            for table, grid in zip(self, self.grids, strict=True):
+                if grid.level != source:
+                    table.copy_(resize_grid_table(self[source], self.grids[source], grid))
 
 
 def sine_table(positions: Tensor, dim: int) -> Tensor:
@@ -43,3 +93,14 @@ def resize_grid_table(table: Tensor, source: TokenGrid, target: TokenGrid, *, pr
     size, old = (target.height, target.width), (source.height, source.width)
     tables = [resample_abs_pos_embed(frame[None], size, old, num_prefix_tokens=prefix)[0] for frame in frames]
     return torch.cat([table[:prefix], *(resized[prefix:] for resized in tables)])
+
+
+def pad_grid_table(table: Tensor, source: TokenGrid, target: TokenGrid) -> Tensor:
+    """A (1 + t*h*w, D) table in the middle of a larger grid's, frame by frame; zeros around it.
+
+    Where the difference is odd, there is one row or column more after the table than before it.
+    """
+    frames = table[1:].unflatten(0, (-1, source.height, source.width))  # (t, h, w, D)
+    rows, columns = target.height - source.height, target.width - source.width
+    border = (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2)
+    return torch.cat([table[:1], F.pad(frames, (0, 0, *border)).flatten(0, 2)])

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from revit_video.layers.attention import attend
 from revit_video.layers.block import Mlp
-from revit_video.layers.lv_stem import split_side
+from revit_video.layers.staged_stem import split_side
 from revit_video.types import InputError, TokenGrid
 
 EPSILON = 1e-8  # in the denominator of the performer

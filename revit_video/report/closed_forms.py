@@ -10,7 +10,7 @@ Nq queries over Nk keys costs Nq * Nk * D for its scores and as much for the sum
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import ceil, prod
 
@@ -172,6 +172,17 @@ def lv_stem(n: Tokens, *, crop: tuple[int, int], patch: tuple[int, int], width: 
     half = prod(ceil(side / 2) for side in crop)
     maps = n.frames * half * (7 * 7 * 3 * width + 2 * 3 * 3 * width**2)
     return Macs(maps) + patch_stem(n, patch=patch, channels=width)
+
+
+def conv_stem(n: Tokens, *, crop: tuple[int, int], patch: tuple[int, int], widths: Sequence[int]) -> Macs:
+    """Early convolutions (arXiv:2106.14881): 3x3 ones, each at half the side of the one before, then patches
+    of the last map.
+    """
+    total, before, sides = 0, 3, crop
+    for width in widths:
+        sides = tuple(ceil(side / 2) for side in sides)
+        total, before = total + prod(sides) * 3 * 3 * before * width, width
+    return Macs(n.frames * total) + patch_stem(n, patch=patch, channels=before)
 
 
 def t2t_stem(n: Tokens, *, kernel: tuple[int, int], side: tuple[int, int], width: int, kind: str) -> Macs:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -65,25 +64,23 @@ def count_macs_torch(module: nn.Module, *inputs: Tensor, **kwargs) -> int:
     return counter.get_total_flops() // 2
 
 
-def count_norm_macs(module: nn.Module, *inputs: Tensor, **kwargs) -> int:
+def count_norm_macs(module: nn.Module, *inputs: Tensor, batch_norm: int = 2, **kwargs) -> int:
     """What fvcore adds to a forward pass for norms, and most published figures contain: 5 for each element
-    of a LayerNorm, 2 of a BatchNorm. Runs on the meta device too.
+    of a LayerNorm, `batch_norm` of a BatchNorm (5 in training). Runs on the meta device too.
     """
-    with _measured(module), _NormSizes() as norms:
+    with _measured(module), _NormSizes(batch_norm) as norms:
         module(*inputs, **kwargs)
     return norms.macs
 
 
 class _NormSizes(TorchFunctionMode):
-    RATES: ClassVar = {F.layer_norm: 5, F.batch_norm: 2}
-
-    def __init__(self) -> None:
+    def __init__(self, batch_norm: int) -> None:
         super().__init__()
-        self.macs = 0
+        self.rates, self.macs = {F.layer_norm: 5, F.batch_norm: batch_norm}, 0
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         result = function(*args, **(kwargs or {}))
-        if rate := self.RATES.get(function):
+        if rate := self.rates.get(function):
             self.macs += rate * result.numel()
         return result
 

@@ -48,7 +48,7 @@ def plot_accuracy_vs_gmacs(
     """
     if not fixed and not any(curves.values()) and not points:
         raise InputError("nothing to plot: fixed, curves and points are empty; give at least one of them")
-    figure, axes = _new_axes(title)
+    figure, axes = accuracy_axes(title)
     ends = _draw_curves(axes, curves)
     curve_colors = {color for *_, color in ends.values()}
     if fixed:
@@ -60,9 +60,9 @@ def plot_accuracy_vs_gmacs(
         axes.scatter(*at, edgecolors="white", linewidths=1.0, zorder=6, **style)
         if style["color"] not in curve_colors:
             color = style["color"]
-            _label(axes, name, at, offset=(10, 0), color=color, ha="left", va="center", weight="bold")
+            label_point(axes, name, at, offset=(10, 0), color=color, ha="left", va="center", weight="bold")
     axes.margins(x=0.07, y=0.12)
-    _name_lines(axes, ends)
+    name_lines(axes, ends)
     figure.savefig(path)
 
 
@@ -72,7 +72,8 @@ def plot_length_sheet(
     groups: Mapping[str, Sequence[Mapping[str, object]]],
     title: str = "Which clips get how many tokens",
 ) -> None:
-    """Draw example clips by token length: the first, middle and last frame of each (the paper's Figure 6).
+    """Draw example clips by token length (the paper's Figure 6): the first, middle and last frame of
+    each, or the one frame of pictures.
 
     Args:
         groups: heading ("7×7, easy") -> clips: `frames`, uint8 (T, H, W, 3), and `caption` ("sway · hard").
@@ -81,8 +82,10 @@ def plot_length_sheet(
     columns = max((len(clips) for clips in groups.values()), default=0)
     if columns == 0:
         raise InputError("nothing to draw: no group holds a clip; give at least one clip")
-    strip, gap, top, heading, caption = 2.7, 0.22, 0.62, 0.36, 0.34  # inches
-    height = strip / 3 + heading + caption
+    shown = 1 if all(len(clip["frames"]) == 1 for clips in groups.values() for clip in clips) else 3
+    side, gap, top, heading, caption = 0.9 if shown == 3 else 1.3, 0.22, 0.62, 0.36, 0.34  # inches
+    strip = shown * side
+    height = side + heading + caption
     width = columns * strip + (columns + 1) * gap
     figure = new_figure(width, top + len(groups) * height + 0.1)
     total = figure.get_figheight()
@@ -94,9 +97,9 @@ def plot_length_sheet(
         )
         for column, clip in enumerate(clips):
             left = gap + column * (strip + gap)
-            bottom = total - above - heading + 0.08 - strip / 3
-            axes = figure.add_axes((left / width, bottom / total, strip / width, strip / 3 / total))
-            axes.imshow(_film_strip(clip["frames"]), aspect="auto", interpolation="antialiased")
+            bottom = total - above - heading + 0.08 - side
+            axes = figure.add_axes((left / width, bottom / total, strip / width, side / total))
+            axes.imshow(_film_strip(clip["frames"], shown), aspect="auto", interpolation="antialiased")
             axes.set_axis_off()
             middle = (left + strip / 2) / width
             figure.text(
@@ -119,7 +122,7 @@ def _draw_fixed(axes: Axes, rows: Sequence[Mapping]) -> tuple[float, float, str]
     for row in rows:
         text, at = f"{row['length']}×{row['length']}", (row["gmacs"], row["top1"])
         place = {"offset": (0, -10), "ha": "center"} if row is rows[-1] else {"offset": (7, -7), "ha": "left"}
-        _label(axes, text, at, color=INK, va="top", **place)
+        label_point(axes, text, at, color=INK, va="top", **place)
     return x[-1], y[-1], INK
 
 
@@ -141,7 +144,7 @@ def _draw_curves(axes: Axes, curves: Mapping[str, Sequence[Mapping]]) -> dict[st
     return ends
 
 
-def _name_lines(axes: Axes, ends: Mapping[str, tuple[float, float, str]]) -> None:
+def name_lines(axes: Axes, ends: Mapping[str, tuple[float, float, str]]) -> None:
     """Write each line's name to the right of the axes, level with its end, none on top of another."""
     axes.autoscale_view()
     bottom, top = axes.get_ylim()
@@ -174,12 +177,15 @@ def _lowest(group: Sequence[float], gap: float) -> float:
     return sum(group) / len(group) - gap * (len(group) - 1) / 2
 
 
-def _label(axes: Axes, text: str, at: tuple, *, offset: tuple, **style) -> None:
+def label_point(axes: Axes, text: str, at: tuple, *, offset: tuple, **style) -> None:
+    """Write `text` `offset` points (x, y) from a point of the data, readable on top of a line."""
     axes.annotate(text, at, xytext=offset, textcoords="offset points", path_effects=HALO, zorder=7, **style)
 
 
-def _film_strip(frames: np.ndarray) -> np.ndarray:
-    """First, middle and last frame as squares side by side, (H, about 3 * H, 3), with white between them."""
+def _film_strip(frames: np.ndarray, shown: int) -> np.ndarray:
+    """First, middle and last frame as squares side by side, (H, about 3 * H, 3), with white between them;
+    or the first alone.
+    """
     if frames.ndim != 4 or frames.shape[-1] != 3 or not len(frames) or frames.dtype != np.uint8:
         raise InputError(
             f"frames are {frames.dtype} {frames.shape}, but must be uint8 (T, H, W, 3) with T >= 1"
@@ -187,6 +193,8 @@ def _film_strip(frames: np.ndarray) -> np.ndarray:
     side = min(frames.shape[1:3])
     top, left = (frames.shape[1] - side) // 2, (frames.shape[2] - side) // 2
     squares = frames[[0, len(frames) // 2, -1], top : top + side, left : left + side]
+    if shown == 1:
+        return squares[0]
     white = np.full((side, max(1, side // 40), 3), 255, np.uint8)
     return np.concatenate([squares[0], white, squares[1], white, squares[2]], axis=1)
 
@@ -198,12 +206,13 @@ def new_figure(width: float, height: float) -> Figure:
     return figure
 
 
-def _new_axes(title: str) -> tuple[Figure, Axes]:
+def accuracy_axes(title: str, *, xlabel: str = "GMACs per view") -> tuple[Figure, Axes]:
+    """An empty picture of accuracy over a cost."""
     figure = new_figure(8.0, 5.0)  # 1200 x 750 pixels
     figure.set_layout_engine("constrained", w_pad=0.12, h_pad=0.12)
     axes = figure.add_subplot()
     axes.set_title(title, loc="left", fontsize=13, weight="bold", color=INK, pad=14)
-    axes.set_xlabel("GMACs per view", fontsize=11, color=MUTED)
+    axes.set_xlabel(xlabel, fontsize=11, color=MUTED)
     axes.set_ylabel("top-1 accuracy (%)", fontsize=11, color=MUTED)
     axes.grid(color=GRID, lw=0.8)
     axes.set_axisbelow(True)

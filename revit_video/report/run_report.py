@@ -15,13 +15,13 @@ COLUMNS = {
     "relative": ("of longest %", ".1f"),
     "clips_per_s": ("clips / s", ".1f"),
 }
-NEARLY_ALL = 0.98  # of the clips at one length: no choice to speak of
 CURVE_COLUMNS = {
     "router": ("router", ""),
     "budget": ("budget", ".2f"),
     "top1": ("video@1 %", ".1f"),
     "interval": ("95% interval", ""),
     "over_random": ("over random", ""),
+    "over_pure": ("over the better of the others", ""),
     "gmacs": ("GMACs / view", ".4g"),
 }
 PARTS = {"verb": ("verb@1 %", ".1f"), "noun": ("noun@1 %", ".1f")}  # where a class is a pair of these
@@ -71,7 +71,12 @@ def heading(report: dict) -> str:
 def result_rows(report: dict) -> list[dict]:
     """One row per way to choose a length: fixed ones, the assigner, the baselines."""
     longest = report["per_length"][0]["gmacs"]
-    named = [(f"{row['length']}x{row['length']}", row) for row in report["per_length"]]
+    named = [
+        ((f"exit {row['exit']}: " if "exit" in row else "") + f"{row['length']}x{row['length']}", row)
+        for row in report["per_length"]
+    ]
+    if "early_exit" in report:
+        named.append(("early exit", report["early_exit"]))
     if "adaptive" in report:  # not in the test of a backbone alone
         named += [(f"adaptive ({report['adaptive'].get('router', 'assigner')})", report["adaptive"])]
     named += [
@@ -89,8 +94,16 @@ def result_rows(report: dict) -> list[dict]:
 
 def remarks(report: dict) -> list[str]:
     """What the table does not say by itself, a sentence each."""
+    if "early_exit" in report:
+        seen = report["early_exit"]
+        share = ", ".join(f"{100 * part:.0f}% at {name}" for name, part in seen["share"].items())
+        return [
+            f"A cascade: its exits by themselves, and left early for a budget of {seen['budget']:.4g} GMACs; "
+            f"views: {share}.",
+            *report.get("warnings", []),
+        ]
     if "adaptive" not in report:
-        return ["A backbone without an assigner: every length by itself."]
+        return ["A backbone without an assigner: every length by itself.", *report.get("warnings", [])]
     adaptive, longest = report["adaptive"], report["per_length"][0]
     share = ", ".join(f"{100 * part:.0f}% at {length}x{length}" for length, part in adaptive["share"].items())
     lines = [
@@ -137,13 +150,7 @@ def choice_remarks(report: dict) -> list[str]:
                 f"{seen['high']:+.2f}{sure}"
             )
         lines.append(f"router.kind=auto took {seen['kind']} on held-out clips ({scores}{lead}).")
-    share = report["adaptive"]["share"]
-    length, most = max(share.items(), key=lambda item: item[1])
-    if most > NEARLY_ALL:
-        lines.append(
-            f"WARNING: {100 * most:.1f}% of the clips run at {length}x{length}; the router hardly chooses."
-        )
-    return lines
+    return lines + report.get("warnings", [])  # a report of before has none
 
 
 def as_markdown(report: dict) -> str:
@@ -166,12 +173,13 @@ def as_markdown(report: dict) -> str:
 
 def curve_row(router: str, row: dict) -> dict:
     """A point of a router's curve as a row of the table."""
-    shown = {"router": router, "budget": None, **row, "over_random": None}
+    shown = {"router": router, "budget": None, **row, "over_random": None, "over_pure": None}
     if "top1_low" in row:
         shown["interval"] = f"{row['top1_low']:.1f} to {row['top1_high']:.1f}"
-    if "over_random" in row:
-        over = row["over_random"]
-        shown["over_random"] = f"{over['difference']:+.1f} ({over['low']:+.1f} to {over['high']:+.1f})"
+    for name in ("over_random", "over_pure"):
+        if name in row:
+            over = row[name]
+            shown[name] = f"{over['difference']:+.1f} ({over['low']:+.1f} to {over['high']:+.1f})"
     return shown
 
 

@@ -19,8 +19,10 @@ DASHES = ("-", "--", ":", "-.")  # of the runs
 PANELS = {  # title -> (stage, names that begin so)
     "loss of each length": ("revit", "loss/level"),
     "clip@1 of each length, training (%)": ("revit", "clip@1/level"),
+    "action@1 of each length, training (%)": ("revit", "action@1/level"),
     "agreement with the longest length (%)": ("revit", "agreement/level"),
     "clip@1 of each length, validation (%)": ("val", "clip@1/level"),
+    "action@1 of each length, validation (%)": ("val", "action@1/level"),
     "learning rate": ("revit", "lr"),
     "clips/s": ("revit", "clips_per_s"),
 }

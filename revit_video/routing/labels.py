@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
@@ -35,6 +35,8 @@ class LengthLabels:
     correct: tuple[tuple[bool, ...], ...]
     losses: tuple[tuple[float, ...], ...]
     confidences: tuple[tuple[float, ...], ...]  # largest softmax probability
+    folds: tuple[int, ...] = ()  # of cross-labelling: the part of the list that each video is in
+    fold_sha256: dict[str, str] = field(default_factory=dict)  # part -> checkpoint that has not seen it
 
     def save(self, path: str | Path) -> None:
         partial = Path(f"{path}.partial")
@@ -42,8 +44,12 @@ class LengthLabels:
         os.replace(partial, path)
 
     @classmethod
-    def load(cls, path: str | Path, *, checkpoint_sha256: str, split_sha256: str) -> "LengthLabels":
-        """Read labels and refuse those of another model or another list."""
+    def load(
+        cls, path: str | Path, *, checkpoint_sha256: str, split_sha256: str, crossed: bool = False
+    ) -> "LengthLabels":
+        """Read labels and refuse those of another model or another list; crossed: made by models that have
+        not seen the videos.
+        """
         if not Path(path).is_file():
             raise InputError(f"no length labels at {path}; run stage=labels first")
         try:
@@ -62,6 +68,12 @@ class LengthLabels:
                     f"{path} was made with another {what} ({theirs[:12]}, not {ours[:12]}); "
                     "run stage=labels again"
                 )
+        if crossed != bool(labels.fold_sha256):
+            made = "with" if labels.fold_sha256 else "without"
+            raise InputError(
+                f"{path} was made {made} labels.folds; give labels.folds as it was, or remove the file and "
+                "run stage=labels again"
+            )
         return labels
 
 

@@ -78,6 +78,11 @@ class Config:
                 f"model.token_lengths starts with {longest}, but data.crop={crop} allows at most {most} "
                 f"(patches of {SMALLEST_PATCH} px); give shorter lengths or a larger crop"
             )
+        if self.labels.folds and self.data.leave_out:
+            raise InputError(
+                f"labels.folds={self.labels.folds} leaves out parts of the training list by itself; "
+                f"leave data.leave_out={self.data.leave_out!r} out"
+            )
         costs = self.distributed.length_costs
         if costs and len(costs) != len(self.model.token_lengths):
             raise InputError(

@@ -27,6 +27,7 @@ OFF = {  # what a setting is that neither the user nor the preset gives
     "cutmix": 0.0,
     "mix_prob": 1.0,
     "switch_prob": 0.5,
+    "mix_token": 0.0,
 }
 
 COLOURS = {"color_jitter": [0.4, 0.4, 0.4, 0.0], "color_prob": 0.8}
@@ -52,6 +53,17 @@ PRESETS: dict[str, dict] = {  # docs/data.md says where every number is from
         "mix_prob": 1.0,
         "switch_prob": 0.5,
     },
+    "lvvit": {
+        "resized_crop": [0.08, 1.0],
+        "resized_aspect": [3 / 4, 4 / 3],
+        "rand_ops": 2,
+        "rand_magnitude": 9.0,
+        "rand_std": 0.5,
+        "rand_prob": 0.5,
+        "erase_prob": 0.25,
+        "erase_share": [0.02, 1 / 3],
+        "mix_token": 1.0,
+    },
 }
 BY_DATASET = ("timesformer", "motionformer")  # stand for the preset of the data set, or else of Kinetics
 
@@ -68,7 +80,7 @@ NEEDS = {  # a setting that nothing looks at unless one of these is on
 
 LIMITS = {
     (0, 1): ("color_prob", "grayscale", "rand_prob", "erase_prob", "mix_prob", "switch_prob"),
-    (0, math.inf): ("rand_ops", "rand_magnitude", "rand_std", "mixup", "cutmix"),
+    (0, math.inf): ("rand_ops", "rand_magnitude", "rand_std", "mixup", "cutmix", "mix_token"),
     (1, math.inf): ("repeats",),
 }
 
@@ -93,6 +105,7 @@ class AugmentConfig:
     cutmix: float | None = None  # alpha; 0: off
     mix_prob: float | None = None  # share of the steps that are mixed
     switch_prob: float | None = None  # share of cutmix among these, where mixup is on too
+    mix_token: float | None = None  # alpha of a box of tokens from another clip; 0: off
 
     def __post_init__(self) -> None:
         if self.preset:
@@ -158,6 +171,15 @@ def check_augment(augment: AugmentConfig, data: DataConfig, *, batch_size: int) 
                 f"augment.{name} is {getattr(augment, name)!r}, but {' and '.join(off)} "
                 f"{'is' if len(off) == 1 else 'are'} off, so nothing would look at it; leave it out"
             )
+    pixels_mixed = [f"augment.{name}" for name in ("mixup", "cutmix") if getattr(full, name)]
+    patches = "augment.mix_token" if full.mix_token else "data.label_maps" if data.label_maps else ""
+    if pixels_mixed and patches:
+        raise InputError(
+            f"{' and '.join(pixels_mixed)} mix pixels, and {patches} is for pictures that are whole; set "
+            f"{' '.join(f'{name}=0' for name in pixels_mixed)}, or leave {patches} out"
+        )
+    if full.mix_token and batch_size < 2:
+        raise InputError("augment.mix_token mixes the clips of a pass, but solver.batch_size=1 has one alone")
     if (full.mixup or full.cutmix) and batch_size < 2 * full.repeats:
         raise InputError(
             f"augment.mixup={full.mixup:g} and augment.cutmix={full.cutmix:g} mix the videos of a step, but "

@@ -22,6 +22,8 @@ ONLY_USED_BY = {  # settings of `data` that most data sets do not look at
     "target": ("epic_kitchens",),
     "group_pattern": FOLDERS,
     "split_shares": FOLDERS,
+    "test_fold": FOLDERS,
+    "label_maps": ("image_folders",),
 }
 
 
@@ -39,6 +41,9 @@ class DataConfig:
     target: str = ""  # epic_kitchens: verb | noun | both, what is learnt
     group_pattern: str = ""  # folders: regex; files with equal (group) share a split. "": by file
     split_shares: list[float] = items(0.8, 0.1, 0.1)  # folders: of train, val, test
+    test_fold: str = ""  # folders: k/K: of K parts part k is the test list, the next the val list
+    leave_out: str = ""  # k/K: the training list without part k of K, by a hash of the names
+    label_maps: str = ""  # image_folders: folder of the label maps of the training images; "": none
     decoder: str = "auto"  # reader of the videos, see decode
     sampling: str = "dense"  # dense: every sampling_rate-th frame | segments: one of each equal part
     num_frames: int = 8  # T, frames of a clip
@@ -73,6 +78,11 @@ class DataConfig:
         within(self, 1, math.inf, "num_frames", "sampling_rate", "crop", "prefetch")
         within(self, 0, 1, "max_unreadable")
         check(self, "split_shares", are_shares(self.split_shares), "three shares >= 0 that add up to 1")
+        rule = self.split_shares == default(DataConfig, "split_shares")
+        hint = "not given with data.test_fold, which says what is train, val and test"
+        check(self, "split_shares", rule or not self.test_fold, hint)
+        check(self, "test_fold", is_fold(self.test_fold, least=3), "k/K with 0 <= k < K and K at least 3")
+        check(self, "leave_out", is_fold(self.leave_out, least=2), "k/K with 0 <= k < K and K at least 2")
         check(self, "mean", len(self.mean) == 3 and all(map(math.isfinite, self.mean)), "three numbers")
         scales = len(self.std) == 3 and all(0 < x < math.inf for x in self.std)
         check(self, "std", scales, "three numbers above 0")
@@ -90,6 +100,8 @@ class DataConfig:
         check(self, "group_pattern", is_pattern(self.group_pattern), "a regex with exactly one (group)")
         whole = self.dataset != "packed" or self.decoder in ("auto", "pyav")
         check(self, "decoder", whole, "auto or pyav for packed, as the others read whole files only")
+        one_frame = not self.label_maps or self.num_frames == 1
+        check(self, "num_frames", one_frame, "1 with data.label_maps, which are of single pictures")
         self._refuse_unused()
 
     def _refuse_unused(self) -> None:
@@ -104,6 +116,11 @@ class DataConfig:
 
 def are_shares(shares: list[float]) -> bool:
     return len(shares) == 3 and min(shares) >= 0 and math.isclose(sum(shares), 1, abs_tol=1e-6)
+
+
+def is_fold(text: str, *, least: int) -> bool:
+    found = re.fullmatch(r"(\d+)/(\d+)", text)
+    return not text or (found is not None and int(found[1]) < int(found[2]) >= least)
 
 
 def is_pattern(pattern: str) -> bool:

@@ -12,6 +12,7 @@ from revit_video.settings.checks import above_zero, check, one_of, within
 class LabelsConfig:
     split: str = "train"  # train | val: the list whose videos get a length label
     max_videos: int = 0  # 0: all
+    folds: int = 0  # parts of the training list, each labelled by a model that has not seen it; 0: off
     rule: str = "shortest_right"  # shortest_right | near_longest: what is a video's length label
     none_right: str = "longest"  # longest | shortest | drop: the label where no length is right
     epsilon: float = (
@@ -23,6 +24,9 @@ class LabelsConfig:
         one_of(self, "rule", ("shortest_right", "near_longest"))
         one_of(self, "none_right", ("longest", "shortest", "drop"))
         within(self, 0, math.inf, "max_videos", "epsilon")
+        check(self, "folds", self.folds == 0 or self.folds >= 2, "0 or at least 2")
+        both = self.folds and self.split == "val"
+        check(self, "folds", not both, "0 with labels.split=val, of which the model has seen nothing")
 
 
 @dataclass(frozen=True)

@@ -72,10 +72,12 @@ class ReViTConfig:
     grow_share: float = 0.0  # share of the steps spent on the shortest length alone before all lengths run
     feature_transfer: float = 0.0  # weight of the loss between feature maps; 0: off
     attention_transfer: float = 0.0  # weight of the loss between attention maps; 0: off
+    patch_weight: float = 0.5  # of the loss of a head on every patch (LV-ViT), where the model has one
+    true_class: bool = False  # data.label_maps: take the true class into what they say of a whole clip
 
     def __post_init__(self) -> None:
         one_of(self, "kl_order", ("teacher_student", "student_teacher"))
         above_zero(self, "temperature")
         within(self, 0, 1, "distill_weight")
         within(self, 0, 0.99, "grow_share")
-        within(self, 0, math.inf, "feature_transfer", "attention_transfer")
+        within(self, 0, math.inf, "feature_transfer", "attention_transfer", "patch_weight")

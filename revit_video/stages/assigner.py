@@ -12,6 +12,7 @@ from torch import Tensor
 
 from revit_video.data.dataset import Batch, UnreadableLimit, VideoDataset
 from revit_video.data.loader import train_batches
+from revit_video.report.known_failures import by_length, one_length
 from revit_video.routing.assigner import Assigner
 from revit_video.routing.labels import (
     DROP,
@@ -21,8 +22,8 @@ from revit_video.routing.labels import (
     histogram,
     split_digest,
 )
-from revit_video.routing.solve import HeldOut, Prices, check_reach
-from revit_video.routing.stored import router_state
+from revit_video.routing.solve import HeldOut, Prices, check_reach, run_rule
+from revit_video.routing.stored import prices_of, router_state, rule_of
 from revit_video.stages.job import Device, EvalJob, RunFolder, names_of
 from revit_video.train.assigner import AssignerLoss, assigner_step, class_weights, fit_temperature
 from revit_video.train.checkpoint import file_digest, load_checkpoint, save_checkpoint
@@ -58,6 +59,7 @@ class AssignerJob:
     soft_labels: bool
     calibrate: bool
     run: Device
+    crossed: bool = False  # labels by models that have not seen the videos
     seed: int = 0
     num_workers: int = 0
     prefetch: int = 2  # batches that each worker reads ahead
@@ -74,7 +76,10 @@ def train_assigner(job: AssignerJob, folder: RunFolder, log: RunLog) -> None:
     check_reach(job.router, prices, budget=job.budget)  # before the training and not after it
     paths, truth = [s.path for s in job.samples], [s.label for s in job.samples]
     labels = LengthLabels.load(
-        folder.labels, checkpoint_sha256=file_digest(folder.revit), split_sha256=split_digest(paths, truth)
+        folder.labels,
+        checkpoint_sha256=file_digest(folder.revit),
+        split_sha256=split_digest(paths, truth),
+        crossed=job.crossed,
     )
     losses = torch.tensor(labels.losses)
     lengths = job.label_rule.labels(torch.tensor(labels.correct), losses)
@@ -141,6 +146,8 @@ def train_assigner(job: AssignerJob, folder: RunFolder, log: RunLog) -> None:
         f"{', '.join(format(threshold, '.4g') for threshold in router['thresholds'][1:])} (from the second "
         "longest length down)"
     )
+    for line in one_length(held_shares(held, router, labels.token_lengths), where="held-out clips"):
+        log.say(line)
     state = {name: tensor.cpu() for name, tensor in assigner.state_dict().items()}
     save_checkpoint(
         {"kind": "assigner", "assigner": state, "router": router, **job.identity}, folder.assigner
@@ -148,6 +155,13 @@ def train_assigner(job: AssignerJob, folder: RunFolder, log: RunLog) -> None:
     backbone = load_checkpoint(folder.revit, kind="revit")
     joint = {"kind": "recognizer", "assigner": state, "router": router, **job.identity}
     save_checkpoint(backbone | joint, folder.recognizer)
+
+
+def held_shares(held: HeldOut, router: dict, lengths: Sequence[int]) -> dict[str, float]:
+    """Share of the held-out clips that stop at each length."""
+    stops = run_rule(rule_of(router), held, prices_of(router))[1]
+    counts = torch.bincount(stops, minlength=len(lengths))
+    return by_length(lengths, (counts / len(stops)).tolist())
 
 
 def assigner_targets(job: AssignerJob, lengths: Tensor, losses: Tensor) -> Tensor:

@@ -41,11 +41,16 @@ class Choices:
 
     def run(self, rule: Rule) -> tuple[Tensor, float]:
         """Levels (N, C) at which clips stop under a rule, and its mean GMACs per view."""
+        levels, gmacs = self.run_each(rule)
+        return levels, gmacs.mean().item()
+
+    def run_each(self, rule: Rule) -> tuple[Tensor, Tensor]:
+        """The same with the GMACs per view of each clip (N, C)."""
         stored = self.stored
         starts = rule.starts(self.wishes.flatten(0, 1), stored.costs)
         stops = rule.stops(starts, stored.confidence().flatten(0, 1))
-        cost = rule.cost(starts, stops, stored.costs, look=self.look).mean().item()
-        return stops.view(self.wishes.shape[:2]), cost
+        gmacs = rule.cost(starts, stops, stored.costs, look=self.look)
+        return stops.view(self.wishes.shape[:2]), gmacs.view(self.wishes.shape[:2])
 
     def summary(self, rule: Rule) -> dict[str, float]:
         levels, gmacs = self.run(rule)
@@ -97,7 +102,8 @@ def paired_rows(stored: Stored, levels: Tensor, lengths: Sequence[int]) -> dict[
 
 def curves(choices: Choices, state: dict) -> dict[str, list[dict]]:
     """For each router its accuracy with a 95% interval and its cost at every budget that it can meet; random
-    assignment at the shares of the assigner, by how much the assigner is above it, and the oracle.
+    assignment at the shares of the assigner, by how much the assigner is above it, by how much the hybrid is
+    above the better one of the pure routers, and the oracle.
     """
     stored = choices.stored
     points, levels = {}, {}
@@ -119,6 +125,13 @@ def curves(choices: Choices, state: dict) -> dict[str, list[dict]]:
         row["over_random"] = paired_difference(found[at]["label"], dealt)
         cost = stored.cost(levels[at])
         made["random"].append({"budget": row["budget"], "gmacs": cost, "top1": percent(dealt)})
+    for row in made.get("hybrid", ()):
+        pure = [
+            found[at]["label"] for kind in ("assigner", "cascade") if (at := (kind, row["budget"])) in found
+        ]
+        if pure:
+            better = max(pure, key=lambda hit: hit.sum())
+            row["over_pure"] = paired_difference(found["hybrid", row["budget"]]["label"], better)
     budgets = [budget * stored.costs[0] for budget in curve_budgets(state)]
     return made | {"oracle": oracle_curve(stored, budgets)}
 

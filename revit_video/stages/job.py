@@ -30,6 +30,8 @@ class RunFolder:
     progress = property(lambda self: self.path / "checkpoints")  # of an unfinished stage 1, by steps
     revit = property(lambda self: self.path / "checkpoints" / "revit.pt")
     labels = property(lambda self: self.path / "labels.json")
+    labels_so_far = property(lambda self: self.path / "labels_so_far.json")  # of an unfinished stage
+    exits = property(lambda self: self.path / "exits.json")  # of a cascade, which has no assigner
     assigner = property(lambda self: self.path / "checkpoints" / "assigner.pt")
     recognizer = property(lambda self: self.path / "recognizer.pt")  # backbone, assigner and bias in one file
     report = property(lambda self: self.path / "report.json")

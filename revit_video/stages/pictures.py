@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+import torch
 
 from revit_video.data.classes import label_name
 from revit_video.report.plots import plot_accuracy_vs_gmacs, plot_length_sheet
-from revit_video.stages.test import TestJob, TestResult
+from revit_video.stages.test import TestJob, TestResult, router_of
+from revit_video.types import InputError
 
 
 def draw_result(job: TestJob, result: TestResult, folder: Path) -> None:
@@ -20,26 +24,63 @@ def draw_result(job: TestJob, result: TestResult, folder: Path) -> None:
         title=f"{job.title}: {report['protocol']['num_scored']} videos",
     )
     if job.sheet_clips:
-        plot_length_sheet(folder / "lengths.png", groups=length_groups(job, result))
+        plot_length_sheet(
+            folder / "lengths.png", groups=length_groups(job, chosen_of_each_level(job, result))
+        )
 
 
-def length_groups(job: TestJob, result: TestResult) -> dict[str, list[dict]]:
-    """For each length, shortest first, clips that the assigner gave it: frames uint8 (T, H, W, C) and a
-    caption.
+def draw_sheet(job: TestJob, path: Path) -> None:
+    """The sheet alone, of a list that need not be tested."""
+    if job.assigner is None or not job.sheet_clips:
+        missing = "an assigner" if job.assigner is None else "report.sheet_clips of 1 or more"
+        raise InputError(f"a sheet shows which clips the router sends to which length, and needs {missing}")
+    plot_length_sheet(path, groups=length_groups(job, first_of_each_level(job)))
+
+
+@torch.inference_mode()
+def first_of_each_level(job: TestJob) -> dict[int, list[int]]:
+    """level -> the first videos of the list whose first clip the router sends there, `sheet_clips` at most;
+    no more of the list is read than that takes.
+    """
+    dataset, run, router = job.evaluation.dataset, job.evaluation.run, router_of(job)
+    found: dict[int, list[int]] = {level: [] for level in range(job.model.num_levels)}
+    for start in range(0, len(dataset), job.batch_size):
+        indices = range(start, min(start + job.batch_size, len(dataset)))
+        read = {index: dataset[(0, index)].clips for index in indices}
+        views = {index: clips[job.num_crops // 2] for index, clips in read.items() if clips is not None}
+        if not views:
+            continue
+        routed = router(run.to_clips(torch.stack(list(views.values())), dtype=run.dtype))
+        for index, level in zip(views, routed.levels.tolist(), strict=True):
+            found[level].append(index)
+        if all(len(chosen) >= job.sheet_clips for chosen in found.values()):
+            break
+    return {level: chosen[: job.sheet_clips] for level, chosen in found.items()}
+
+
+def chosen_of_each_level(job: TestJob, result: TestResult) -> dict[int, list[int]]:
+    """The same from a test's result."""
+    return {
+        level: result.indices[result.levels[:, 0] == level].tolist()[: job.sheet_clips]
+        for level in range(job.model.num_levels)
+    }
+
+
+def length_groups(job: TestJob, chosen: Mapping[int, Sequence[int]]) -> dict[str, list[dict]]:
+    """For each length, shortest first, the chosen clips: frames uint8 (T, H, W, C) and a caption.
 
     The names are the paper's (Figure 6): what needs few tokens is easy.
     """
     dataset, last = job.evaluation.dataset, job.model.num_levels - 1
     groups = {}
     for level in reversed(range(job.model.num_levels)):
-        name, length = {last: "easy", 0: "hard"}.get(level, "medium"), job.model.token_lengths[level]
-        chosen = result.indices[result.levels[:, 0] == level].tolist()[: job.sheet_clips]
         clips = []
-        for index in chosen:
+        for index in chosen[level]:
             sample = dataset.samples[index]
             name = label_name(sample.label, job.class_names, job.heads)
             words = [word for word in (name, sample.tag) if word]
             frames = dataset[(0, index)].clips[0].permute(0, 2, 3, 1).numpy()
             clips.append({"frames": frames, "caption": " · ".join(words)})
-        groups[f"{name} ({length}x{length})"] = clips
+        need, length = {last: "easy", 0: "hard"}.get(level, "medium"), job.model.token_lengths[level]
+        groups[f"{need} ({length}x{length})"] = clips
     return groups

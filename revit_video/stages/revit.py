@@ -11,9 +11,12 @@ from torch import Tensor
 from torch.amp import GradScaler
 
 from revit_video.backbones.core import ReViT
+from revit_video.backbones.costs import level_gmacs
 from revit_video.data.dataset import Batch, UnreadableLimit, VideoDataset
 from revit_video.evaluate.heads import Heads
+from revit_video.layers.reduce import Reduction
 from revit_video.stages.job import Device, EvalJob, RunFolder, all_levels, names_of
+from revit_video.train.cascade import cascade_step
 from revit_video.train.checkpoint import save_checkpoint
 from revit_video.train.crew import Crew
 from revit_video.train.forward import TrainForward
@@ -26,8 +29,10 @@ from revit_video.train.parallel import has_statistics, whole_weights
 from revit_video.train.progress import ProgressFolder, Training
 from revit_video.train.revit import revit_step
 from revit_video.train.signals import StopSignals
+from revit_video.train.token_labels import PatchTask, TokenLabels, with_true_class
 from revit_video.train.world import World
 from revit_video.transform.mix import Mix
+from revit_video.transform.mix_token import MixToken
 from revit_video.types import Stopped
 
 GO_ON = "the same command with resume=auto goes on"
@@ -46,13 +51,18 @@ class RevitJob:
     batch_size: int  # videos of one optimizer step, over all processes
     distillation: Distillation
     run: Device
-    gmacs: Sequence[float]  # of a clip at each length
+    gmacs: Sequence[float]  # of a clip at each length; in a cascade what an exit adds to those before it
     peak_flops: Callable[[], float] | None = None  # of the device, see report.device_peak
     views: int = 1  # clips that a video gives to a step
     micro_batch: int = 0  # most clips of a forward pass in a process; 0: all it has
     recompute: bool = False  # activation checkpointing
     compile: bool = False
+    reducer_at: Callable[[int], Reduction | None] | None = None  # of a step; None: always the model's own
+    cascade: bool = False  # the model is one: its exits learn from the labels, not from each other
     mix: Mix | None = None
+    mix_token: MixToken | None = None
+    patch_weight: float = 0.0  # of the loss of an auxiliary head, which reads every patch
+    true_class: bool = False  # of label maps: take the true class into what they say of a clip
     heads: Heads = ()  # of several lists of classes, see evaluate.heads
     smoothing: float = 0.0
     clip_grad: float = 0.0
@@ -121,20 +131,21 @@ def train_until_asked(
         if not present.rows:
             return {"clips": 0.0}  # every video of the batch is unreadable: no gradients, so nothing moves
         clips, labels, targets = step_clips(job, number, present.batch)
+        patches = patch_task(job, number, present.batch)
+        if patches.labels is not None:
+            targets = patches.labels.of_clips()
+            targets = with_true_class(targets, labels) if job.true_class else targets
         part = crew.part(number, present, views=job.views)
-        sums = revit_step(
-            crew.exchange,
-            clips,
-            labels,
-            targets=targets,
-            distillation=job.distillation,
-            smoothing=job.smoothing,
-            heads=job.heads,
-            autocast=job.run.autocast,
-            backward=backward,
-            **part,
-        )
-        return sums | {"gmacs": len(labels) * sum(job.gmacs[level] for level in part["levels"])}
+        part |= {"targets": targets, "smoothing": job.smoothing, "heads": job.heads}
+        part |= {"autocast": job.run.autocast, "backward": backward}
+        reducer = job.reducer_at(number) if job.reducer_at else None
+        if job.cascade:
+            sums = cascade_step(crew.exchange, clips, labels, **part)
+        else:
+            part |= {"distillation": job.distillation, "reducer": reducer, "patches": patches}
+            sums = revit_step(crew.exchange, clips, labels, **part)
+        gmacs = level_gmacs(model, reducer) if reducer is not None else job.gmacs
+        return sums | {"gmacs": len(labels) * sum(gmacs[level] for level in part["levels"])}
 
     def after_step(done: int) -> None:
         if ema is not None:
@@ -188,19 +199,20 @@ def train_until_asked(
 
 def build_crew(job: RevitJob, model: ReViT, world: World) -> Crew:
     """The processes, and how each of them runs the model in a step."""
-    forward = TrainForward(model, recompute=job.recompute)
+    forward = None if job.cascade else TrainForward(model, recompute=job.recompute)
     crew = Crew(
         model,
         world,
         batch_size=job.batch_size,
         grow_at=job.grow_at,
         costs=job.length_costs,
-        even=job.mix is not None,
+        even=job.mix is not None or job.mix_token is not None,
         micro_batch=job.micro_batch,
         forward=forward,
         transfers=job.distillation.feature_weight > 0 or job.distillation.attention_weight > 0,
+        tokens_mixed=job.mix_token is not None,
     )
-    if job.compile:
+    if job.compile and forward is not None:
         forward.compile_for(crew.sizes(views=job.views))
     return crew
 
@@ -231,6 +243,16 @@ def step_clips(job: RevitJob, number: int, batch: Batch) -> tuple[Tensor, Tensor
         return clips, labels, None
     clips, targets = job.mix(clips, labels, step=number, rows=batch.rows)
     return clips, labels, targets
+
+
+def patch_task(job: RevitJob, number: int, batch: Batch) -> PatchTask:
+    """What the patches of a step learn, by the label maps of its videos where there are some."""
+    box = job.mix_token.draw(number) if job.mix_token is not None else None
+    if batch.label_maps is None:
+        return PatchTask(job.patch_weight, box=box)
+    maps = batch.label_maps.to(job.run.device).repeat_interleave(job.views, dim=0)
+    places = batch.places.flatten(0, 1).to(job.run.device)
+    return PatchTask(job.patch_weight, TokenLabels(maps, places, job.model.num_classes), box)
 
 
 def look_at_validation(job: RevitJob, network: ReViT, done: int, log: RunLog) -> float:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from itertools import islice
 
 import torch
 from torch import Tensor, nn
@@ -67,14 +68,21 @@ def timed_functions(
     }
 
 
+def each_clip(evaluation: EvalJob, *, num_crops: int, limit: int) -> Iterator[Tensor]:
+    """The first clips of a list, middle crops, one after the other as they are decoded: up to `limit` of
+    uint8 (T, C, H, W).
+    """
+
+    def clips() -> Iterator[Tensor]:
+        for index in range(len(evaluation.dataset)):
+            item = evaluation.dataset[(0, index)]
+            if item.clips is not None:
+                yield from item.clips[num_crops // 2 :: num_crops]
+
+    return islice(clips(), limit)
+
+
 def first_clips(evaluation: EvalJob, *, num_crops: int, limit: int) -> Tensor:
-    """The first clips of a list, middle crops, ready for the model: (M, C, T, H, W) with M up to `limit`."""
-    dataset, run = evaluation.dataset, evaluation.run
-    clips: list[Tensor] = []
-    for index in range(len(dataset)):
-        item = dataset[(0, index)]
-        if item.clips is not None:
-            clips += item.clips[num_crops // 2 :: num_crops]
-        if len(clips) >= limit:
-            break
-    return run.to_clips(torch.stack(clips[:limit]), dtype=run.dtype)
+    """The same ready for the model: (M, C, T, H, W)."""
+    clips = torch.stack(list(each_clip(evaluation, num_crops=num_crops, limit=limit)))
+    return evaluation.run.to_clips(clips, dtype=evaluation.run.dtype)

@@ -10,7 +10,7 @@ from dataclasses import asdict
 
 from revit_video.decode import DecodeError
 from revit_video.recognizer import Recognizer
-from revit_video.types import Prediction, Ranking
+from revit_video.types import Prediction, Ranking, Unreadable
 
 
 def predict_files(recognizer: Recognizer, paths: Sequence[str], args: argparse.Namespace) -> int:
@@ -23,7 +23,7 @@ def predict_files(recognizer: Recognizer, paths: Sequence[str], args: argparse.N
             if args.debug:
                 raise
             unreadable += 1
-            shown = {"path": path, "error": str(error)} if args.json else f"{path}: not readable"
+            shown = asdict(Unreadable(path, str(error))) if args.json else f"{path}: not readable"
             print(f"error: {error}", file=sys.stderr)
         else:
             shown = asdict(prediction) if args.json else as_text(prediction)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from revit_video.data.class_folders import VIDEO_ENDINGS
-from revit_video.decode.picture_reader import is_pictures
+from revit_video.decode.picture_reader import ENDINGS, is_pictures
 from revit_video.stream.live import is_live
 from revit_video.types import InputError
 
@@ -51,15 +51,35 @@ def find_inputs(words: Sequence[str]) -> list[Input]:
     return found
 
 
+def each_picture(inputs: Sequence[Input]) -> list[Input]:
+    """For a model of single pictures: a folder of them, at whatever depth, stands for each of them, in the
+    order of their paths, and not for the frames of one video.
+    """
+    found: list[Input] = []
+    for given in inputs:
+        pictures = [] if given.live or not os.path.isdir(given.address) else pictures_in(given.address)
+        root = Path(given.address)
+        found += [Input(str(path), name_of(path.relative_to(root))) for path in pictures] or [given]
+    return found
+
+
 def videos_in(folder: str) -> list[Path]:
-    """Files below a folder whose ending is that of a video; hidden ones are left out."""
+    return files_in(folder, (*VIDEO_ENDINGS, *STREAM_ENDINGS))
+
+
+def pictures_in(folder: str) -> list[Path]:
+    return files_in(folder, tuple(ENDINGS))
+
+
+def files_in(folder: str, endings: tuple[str, ...]) -> list[Path]:
+    """Files below a folder that end so, in the order of their paths; hidden ones are left out."""
     found = []
     for place, folders, files in os.walk(folder, followlinks=True):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         found += [
             Path(place) / name
             for name in files
-            if name.lower().endswith((*VIDEO_ENDINGS, *STREAM_ENDINGS)) and not name.startswith(".")
+            if name.lower().endswith(endings) and not name.startswith(".")
         ]
     return sorted(found)
 

@@ -34,6 +34,7 @@ class Crew:
         even: neighbours in the batch are read by one process, for mixing.
         micro_batch: most clips of a pass; 0: all of a process.
         forward: called in place of the model, see `build_exchange`.
+        tokens_mixed: whether clips take tokens from others of their pass.
         transfers: whether maps, and not only logits, go from the teacher to the shorter lengths.
     """
 
@@ -49,6 +50,7 @@ class Crew:
         micro_batch: int = 0,
         forward: Callable | None = None,
         transfers: bool = False,
+        tokens_mixed: bool = False,
     ) -> None:
         self.model, self.world, self.grow_at, self.micro_batch = model, world, grow_at, micro_batch
         levels = range(model.num_levels)
@@ -57,7 +59,9 @@ class Crew:
         self.grown = Team.of_all(levels, world, **kind)
         self.lines = team_lines(self.grown, (), (), model.token_lengths)
         if costs is not None and world.size > 1:
-            refuse_what_cannot_be_parted(transfers=transfers, statistics=has_statistics(model))
+            refuse_what_cannot_be_parted(
+                transfers=transfers, statistics=has_statistics(model), tokens_mixed=tokens_mixed
+            )
             groups = split_levels(costs, world.size)
             self.grown = Team.of_groups(groups, **kind)
             self.lines = team_lines(self.grown, groups, costs, model.token_lengths)

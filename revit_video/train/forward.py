@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from revit_video.backbones.core import ReViT
 from revit_video.backbones.outputs import Outputs
+from revit_video.layers.reduce import Reduction
 from revit_video.types import InputError
 
 
@@ -21,9 +22,21 @@ class LevelForward(nn.Module):
         super().__init__()
         self.model, self.level, self.recompute = model, level, recompute
 
-    def forward(self, clips: Tensor, with_looks: bool) -> Outputs:
+    def forward(
+        self,
+        clips: Tensor,
+        with_looks: bool,
+        reducer: Reduction | None = None,
+        swap: Tensor | None = None,
+    ) -> Outputs:
         return self.model(
-            clips, self.level, full_output=True, with_looks=with_looks, recompute=self.recompute
+            clips,
+            self.level,
+            full_output=True,
+            with_looks=with_looks,
+            recompute=self.recompute,
+            reducer=reducer,
+            swap=swap,
         )
 
 
@@ -65,8 +78,18 @@ class TrainForward(nn.Module):
         self.compiled = tuple(torch.compile(level, dynamic=False, backend=backend) for level in self.levels)
 
     def forward(
-        self, clips: Tensor, level: int = 0, *, full_output: bool = True, with_looks: bool = False
+        self,
+        clips: Tensor,
+        level: int = 0,
+        *,
+        full_output: bool = True,
+        with_looks: bool = False,
+        reducer: Reduction | None = None,
+        swap: Tensor | None = None,
     ) -> Tensor | Outputs:
-        runs = self.compiled if len(clips) in self.sizes else self.levels
-        out = runs[level](clips, with_looks)
+        """`reducer`: of this pass, in place of the model's own. The pass runs uncompiled: a keep rate that
+        falls step by step would be compiled as often.
+        """
+        compiled = len(clips) in self.sizes and reducer is None
+        out = (self.compiled if compiled else self.levels)[level](clips, with_looks, reducer, swap)
         return out if full_output else out.prediction()

@@ -1,5 +1,6 @@
 """The losses of token-length self-distillation (TLSD; ReViT, arXiv:2307.02092, section 3.3).
 
+They are computed in float32, or in the dtype of what comes where that is wider. The teacher learns nothing.
 Every loss is a mean over clips of a number per clip, and `per_clip=True` gives these numbers: a batch cut
 into pieces that are weighted by their clips has the loss and the gradients of the whole. With several class
 lists (`heads`, see evaluate.heads) the loss of a clip is the mean of its lists' losses, as in the official
@@ -23,7 +24,10 @@ from revit_video.types import InputError
 class Distillation:
     """How shorter lengths learn from the longest: (1 - weight) * CE + weight * temperature^2 * KL.
 
-    weight: the paper's lambda. temperature: its tau. hard: the teacher's class in place of its distribution.
+    A loss whose weight is 0 is not computed.
+
+    weight: the paper's lambda. temperature: its tau; a hard teacher has none. hard: the teacher's class in
+        place of its distribution.
     kl_order: `teacher_student` is KL(teacher || student), the usual one; `student_teacher` is the order
         the paper prints.
     feature_weight: of the mean squared error between the teacher's last features, pooled to the student's
@@ -47,25 +51,28 @@ class Distillation:
 def class_loss(
     logits: Tensor, targets: Tensor, *, smoothing: float = 0.0, heads: Heads = (), per_clip: bool = False
 ) -> Tensor:
-    """Cross-entropy of logits (B, K) in float32: the mean over the clips, or (B,) of each.
+    """Cross-entropy of logits (B, K): the mean over the clips, or (B,) of each.
 
     targets: labels (B,), or distributions (B, K) that add up to one over each list.
     smoothing: share of each list's target that is spread evenly over its classes.
     """
     reduction = "none" if per_clip else "mean"
-    parts = split_labels(targets, heads) if targets.ndim == 1 else split_scores(targets, heads)
+    logits = _wide(logits)
+    soft = targets.ndim == 2
+    parts = split_scores(targets.to(logits.dtype), heads) if soft else split_labels(targets, heads)
     return _mean(
         F.cross_entropy(ours, theirs, label_smoothing=smoothing, reduction=reduction)
-        for ours, theirs in zip(split_scores(logits.float(), heads), parts, strict=True)
+        for ours, theirs in zip(split_scores(logits, heads), parts, strict=True)
     )
 
 
 def distillation_loss(
     student: Tensor, teacher: Tensor, how: Distillation, *, heads: Heads = (), per_clip: bool = False
 ) -> Tensor:
-    """Loss of student logits (B, K) against detached teacher logits (B, K), with the tau^2 inside; the mean
-    over the clips, or (B,) of each.
+    """Loss of student logits (B, K) against teacher logits (B, K), with the tau^2 inside; the mean over the
+    clips, or (B,) of each.
     """
+    student, teacher = _wide(student), _wide(teacher.detach())
     if how.hard:
         return class_loss(student, best_labels(teacher, heads), heads=heads, per_clip=per_clip)
     return _mean(
@@ -86,8 +93,8 @@ def feature_loss(student: Tensor, teacher: Tensor, *, per_clip: bool = False) ->
     """Mean squared error of features (B, T, h, w, D); the teacher's are pooled to the student's grid. The
     mean over the clips, or (B,) of each.
     """
-    pooled = F.adaptive_avg_pool2d(teacher.detach().flatten(0, 1).movedim(-1, 1).float(), student.shape[2:4])
-    ours = student.flatten(0, 1).movedim(-1, 1).float()
+    ours, theirs = (_wide(maps).flatten(0, 1).movedim(-1, 1) for maps in (student, teacher.detach()))
+    pooled = F.adaptive_avg_pool2d(theirs, ours.shape[-2:])
     if not per_clip:
         return F.mse_loss(ours, pooled)
     return F.mse_loss(ours, pooled, reduction="none").unflatten(0, (len(student), -1)).flatten(1).mean(dim=1)
@@ -100,10 +107,15 @@ def attention_loss(student: Tensor, teacher: Tensor, *, per_clip: bool = False) 
     The teacher's map is average-pooled to the student's grid; then each head's map adds up to one over the
     clip.
     """
-    pooled = F.adaptive_avg_pool2d(teacher.detach().flatten(0, 1), student.shape[-2:])
-    theirs, ours = (F.normalize(maps.float().flatten(1), p=1) for maps in (pooled, student.flatten(0, 1)))
+    pooled = F.adaptive_avg_pool2d(_wide(teacher.detach()).flatten(0, 1), student.shape[-2:])
+    theirs, ours = (F.normalize(_wide(maps).flatten(1), p=1) for maps in (pooled, student.flatten(0, 1)))
     loss = _kl(ours.clamp_min(1e-12).log(), theirs, per_clip=per_clip)
     return loss.unflatten(0, (len(student), -1)).mean(dim=1) if per_clip else loss
+
+
+def _wide(x: Tensor) -> Tensor:
+    """In float32 at least."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _kl(source: Tensor, target: Tensor, *, per_clip: bool, log_target: bool = False) -> Tensor:

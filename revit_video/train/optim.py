@@ -19,6 +19,8 @@ from revit_video.backbones.core import ReViT
 from revit_video.layers.length_norm import LengthNorm
 from revit_video.types import InputError
 
+IN_BLOCK = re.compile(r"(.*\.)?blocks\.(\d+)\.")  # of a backbone, or of a backbone in a cascade
+
 
 def no_decay(name: str, parameter: nn.Parameter) -> bool:
     """Biases, tokens, position tables and norm rows: rows of lengths that did not run must not be moved by
@@ -67,9 +69,7 @@ def build_optimizers(
     optimizers: list[torch.optim.Optimizer] = []
     if kind == "muon":
         matrices = {
-            name: p
-            for name, p in named
-            if name.startswith("blocks.") and p.ndim == 2 and not no_decay(name, p)
+            name: p for name, p in named if IN_BLOCK.match(name) and p.ndim == 2 and not no_decay(name, p)
         }
         if matrices:
             groups = grouped(matrices.items(), rate, lr=muon_lr, weight_decay=weight_decay)
@@ -114,7 +114,7 @@ def grow_moments(optimizers: Iterable[torch.optim.Optimizer], model: ReViT, sour
     rows = {}
     for module in model.modules():
         if isinstance(module, LengthNorm):
-            rows |= {module.scale: source, module.shift: source}
+            rows |= {module.scale: module.row(source), module.shift: module.row(source)}
     if model.distill_tokens is not None and source >= model.first_distilled:
         rows[model.distill_tokens] = source - model.first_distilled
     for optimizer in optimizers:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from revit_video.backbones.outputs import Outputs
 from revit_video.evaluate.heads import Heads, best_labels
+from revit_video.layers.reduce import Reduction
 from revit_video.train.lengths import Teaching, pieces_of
 from revit_video.train.losses import (
     Distillation,
@@ -19,9 +20,11 @@ from revit_video.train.losses import (
     correct_rows,
     distillation_loss,
     feature_loss,
+    right_rows,
 )
 from revit_video.train.parallel import Exchange
 from revit_video.train.team import Present, Team
+from revit_video.train.token_labels import PatchTask
 from revit_video.train.world import World
 from revit_video.types import InputError
 
@@ -76,6 +79,8 @@ def revit_step(
     heads: Heads = (),
     micro_batch: int = 0,
     weight: float = 1.0,
+    reducer: Reduction | None = None,
+    patches: PatchTask | None = None,
     autocast: Callable[[], AbstractContextManager] = nullcontext,
     backward: Callable[[Tensor], None] = Tensor.backward,
     together: Together | None = None,
@@ -91,18 +96,23 @@ def revit_step(
     micro_batch: at most so many clips run forward and backward at a time; 0: all. The gradients are the same.
     weight: of the mean loss over these clips: their share of the step's clips, where other processes have
         others, times the number of processes.
+    reducer: of this step, in place of the model's own.
+    patches: what the patches learn; None: nothing, and an auxiliary head stays as it is.
     together: for several processes; `model` is then an `Exchange`, and the sums are this process's part.
     """
     exchange = model if isinstance(model, Exchange) else Exchange(model)
     together = together or Together(levels)
     teaching = together.teaching
     targets = labels if targets is None else targets
+    options = {"full_output": True, "with_looks": distillation.attention_weight > 0}
+    options |= {} if reducer is None else {"reducer": reducer}
     share_of_levels = len(levels) / len(together.levels)  # so that all processes' clips count once
     sums: dict[str, Tensor] = {"clips": torch.tensor(len(labels) * share_of_levels, device=labels.device)}
     pieces = teaching.pieces if teaching else pieces_of(range(len(labels)), micro_batch)
     passes = max(len(pieces), together.passes)
     if not passes:
         exchange.take_part(backward)
+    patches, grids = patches or PatchTask(), getattr(exchange.model, "grids", ())
     for number in range(passes):
         rows = pieces[number] if number < len(pieces) else []
         some = clips[within(rows)] if rows else blank_clip(exchange.model, labels.device)
@@ -110,20 +120,21 @@ def revit_step(
             (column[within(rows)] for column in (labels, targets)) if rows else (labels.new_zeros(1),) * 2
         )
         share = weight * len(rows) / max(1, len(labels))
-        teacher: Outputs | None = None
+        task, teacher = patches.rows(within(rows) if rows else []), None
         for level in levels:
             last = number == passes - 1 and level == levels[-1]
             with exchange.one_pass(last=last):
+                swap = task.swap(grids[level], labels.device) if task.box else None
                 with autocast():
-                    out = exchange(
-                        some, level, full_output=True, with_looks=distillation.attention_weight > 0
-                    )
+                    out = exchange(some, level, **options, **({} if swap is None else {"swap": swap}))
                 refuse_missing_features(out, distillation)
                 if teaching is not None:
                     teacher = taught(teaching, number, out, teacher)
-                loss = level_loss(
-                    out, wanted, teacher=teacher, distillation=distillation, smoothing=smoothing, heads=heads
-                )
+                kind = {"smoothing": smoothing, "heads": heads}
+                mixed = task.clip_targets(wanted, swap, num_classes=out.logits.shape[-1], heads=heads)
+                loss = level_loss(out, mixed, teacher=teacher, distillation=distillation, **kind)
+                if task.weight and out.aux_logits is not None:
+                    loss = loss + task.loss(out, wanted, swap, grid=grids[level], **kind)
                 backward(exchange.closed(loss * share) if last else loss * share)
             if rows:
                 seen = level_sums(out, loss, truth, teacher, heads)
@@ -165,10 +176,9 @@ def level_sums(
 ) -> dict[str, Tensor]:
     """What is logged of one length, summed over its clips."""
     with torch.no_grad():
-        sums = {
-            "loss": loss.detach() * len(labels),
-            "clip@1": 100.0 * correct_rows(out.logits, labels, heads=heads).float().sum(),
-        }
+        right = right_rows(out.logits, labels, heads=heads)
+        sums = {"loss": loss.detach() * len(labels)}
+        sums |= {name: 100.0 * rows.float().sum() for name, rows in right.items()}
         if teacher is not None:
             same = correct_rows(out.prediction(), best_labels(teacher.logits, heads), heads=heads)
             sums["agreement"] = 100.0 * same.float().sum()
@@ -179,10 +189,15 @@ def as_teacher(out: Outputs, distillation: Distillation) -> Outputs:
     """What the shorter lengths learn from, cut off from the graph."""
     features = out.features.detach() if distillation.feature_weight else None
     looks = out.looks.detach() if distillation.attention_weight else None
-    return Outputs(out.logits.detach().float(), None, features, looks)
+    return Outputs(out.logits.detach(), None, features, looks)
 
 
 def refuse_missing_features(out: Outputs, distillation: Distillation) -> None:
+    if distillation.feature_weight and out.kept is not None:
+        raise InputError(
+            "feature transfer compares whole grids of patches, which a token reducer thins out; "
+            "set revit.feature_transfer=0 or train without the reducer"
+        )
     if distillation.feature_weight and out.features is None:
         raise InputError(
             "feature transfer reads the patches of the last block, which this model leaves out; "
@@ -200,17 +215,18 @@ def level_loss(
     heads: Heads = (),
 ) -> Tensor:
     """Loss of one length. With a distillation token, labels teach the class head and the teacher teaches the
-    other.
+    other; without a teacher, or with a weight of 0, labels teach both.
     """
-    student = out.logits if out.distill_logits is None else out.distill_logits
+    weight = 0.0 if teacher is None else distillation.weight
     loss = class_loss(out.logits, labels, smoothing=smoothing, heads=heads)
+    if weight:
+        student = out.logits if out.distill_logits is None else out.distill_logits
+        loss = (1 - weight) * loss
+        loss = loss + weight * distillation_loss(student, teacher.logits, distillation, heads=heads)
+    elif out.distill_logits is not None:  # nobody teaches this head, and it takes part in the prediction
+        loss = (loss + class_loss(out.distill_logits, labels, smoothing=smoothing, heads=heads)) / 2
     if teacher is None:
-        if out.distill_logits is not None:  # trained alone (growing): both heads learn the labels
-            loss = (loss + class_loss(out.distill_logits, labels, smoothing=smoothing, heads=heads)) / 2
         return loss
-    weight = distillation.weight
-    taught = distillation_loss(student.float(), teacher.logits, distillation, heads=heads)
-    loss = (1 - weight) * loss + weight * taught
     if distillation.feature_weight:
         loss = loss + distillation.feature_weight * feature_loss(out.features, teacher.features)
     if distillation.attention_weight:

@@ -150,8 +150,9 @@ def only_rows(batch: Batch, rows: set[int]) -> Batch:
     keep = torch.tensor([row in rows for row in batch.rows.tolist()], dtype=torch.bool)
     if keep.all():
         return batch
-    columns = ("clips", "labels", "indices", "rows", "clip_labels")
-    return replace(batch, **{name: getattr(batch, name)[keep] for name in columns})
+    names = ("clips", "labels", "indices", "rows", "clip_labels", "label_maps", "places")
+    columns = {name: getattr(batch, name) for name in names}
+    return replace(batch, **{name: column[keep] for name, column in columns.items() if column is not None})
 
 
 def team_lines(
@@ -177,8 +178,13 @@ def team_lines(
     return [*lines, f"expected: {idle:.0f}% of the processes' time is spent waiting for the slowest group"]
 
 
-def refuse_what_cannot_be_parted(*, transfers: bool, statistics: bool) -> None:
+def refuse_what_cannot_be_parted(*, transfers: bool, statistics: bool, tokens_mixed: bool = False) -> None:
     """What length-parallel training cannot do."""
+    if tokens_mixed:
+        raise InputError(
+            "augment.mix_token mixes the clips of a pass, and with distributed.lengths=parallel the "
+            "teacher's passes have others; set distributed.lengths=sequential or augment.mix_token=0"
+        )
     if transfers:
         raise InputError(
             "distributed.lengths=parallel sends logits from process to process, no maps; set "

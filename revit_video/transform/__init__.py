@@ -6,6 +6,7 @@ from revit_video.transform.clip import EvalTransform, ResizedCrop, TrainTransfor
 from revit_video.transform.colour import ColorJitter, Grayscale
 from revit_video.transform.erase import RandomErasing
 from revit_video.transform.mix import Mix
+from revit_video.transform.mix_token import MixToken
 from revit_video.transform.rand_augment import RandAugment
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "EvalTransform",
     "Grayscale",
     "Mix",
+    "MixToken",
     "RandAugment",
     "RandomErasing",
     "ResizedCrop",

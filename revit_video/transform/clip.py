@@ -23,6 +23,8 @@ from revit_video.sample.spatial import (
     resized_crop_box,
     resized_crop_side,
 )
+from revit_video.transform.place import after, mirrored, of_box
+from revit_video.transform.rand_augment import RandAugment
 from revit_video.types import View
 
 Step = Callable[[Tensor, random.Random], Tensor]  # uint8 (T, C, H, W) to the same, all frames alike
@@ -41,9 +43,12 @@ class ResizedCrop:
         """Of a frame that has enough pixels for its box: the smaller the box, the larger the frame."""
         return resized_crop_side(rng.uniform(*self.share), crop, aspect=self.aspect)
 
+    def box(self, clip: Tensor, crop: int, rng: random.Random) -> tuple[int, int, int, int]:
+        """(top, left, height, width) of what is resized."""
+        return resized_crop_box(*clip.shape[-2:], crop, rng, share=self.share, aspect=self.aspect)
+
     def __call__(self, clip: Tensor, crop: int, rng: random.Random) -> Tensor:
-        box = resized_crop_box(*clip.shape[-2:], crop, rng, share=self.share, aspect=self.aspect)
-        return F.resized_crop(clip, *box, [crop, crop], antialias=True)
+        return F.resized_crop(clip, *self.box(clip, crop, rng), [crop, crop], antialias=True)
 
 
 class TrainTransform:
@@ -89,19 +94,34 @@ class TrainTransform:
         return draw_short_side(*self.jitter, rng, rule=self.jitter_rule)
 
     def __call__(self, frames: np.ndarray, view: View, label: int, rng: random.Random) -> tuple[Tensor, int]:
+        return self.placed(frames, view, label, rng)[:2]
+
+    def placed(
+        self, frames: np.ndarray, view: View, label: int, rng: random.Random
+    ) -> tuple[Tensor, int, Tensor]:
+        """The clip, its label, and where its picture lies in the frames, see transform.place."""
         clip = as_clip(frames)
+        height, width = clip.shape[-2:]
         if self.resized_crop is not None:
-            clip = self.resized_crop(clip, self.crop, rng)
+            box = self.resized_crop.box(clip, self.crop, rng)
+            clip = F.resized_crop(clip, *box, [self.crop, self.crop], antialias=True)
         else:
-            top, left = random_crop_box(clip.shape[-2], clip.shape[-1], self.crop, rng, rule=self.rule)
-            clip = F.crop(clip, top, left, self.crop, self.crop)
+            corner = random_crop_box(height, width, self.crop, rng, rule=self.rule)
+            box = (*corner, self.crop, self.crop)
+            clip = F.crop(clip, *box)
+        place = of_box(box, height=height, width=width)
         if self.flip and rng.random() < 0.5:
             clip, label = F.horizontal_flip(clip), self.flip_labels.get(label, label)
+            place = after(place, mirrored())
         if self.steps:
             clip = clip.contiguous()
         for step in self.steps:
-            clip = step(clip, rng)
-        return clip, label
+            if isinstance(step, RandAugment):  # the one that moves what it leaves
+                clip, change = step.placed(clip, rng)
+                place = after(place, change)
+            else:
+                clip = step(clip, rng)
+        return clip, label, place
 
 
 class EvalTransform:

@@ -18,6 +18,7 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
 from revit_video.transform.colour import change_colours
+from revit_video.transform.place import after, sheared, shifted, stays, turned
 
 FULL = 10.0  # the magnitude at which operations have their full strength, the largest one
 
@@ -80,11 +81,13 @@ def _colours(name: str) -> Apply:
 @dataclass(frozen=True)
 class Operation:
     """What is done to a clip, uint8 (T, 3, H, W), at a strength x from 0 to 1, or from -1 to 1 where both
-    directions are `signed`.
+    directions are `signed`. `place` is that of the new picture in the old one (transform.place), to half a
+    pixel, of a square clip; None: nothing moves.
     """
 
     apply: Apply
     signed: bool = False
+    place: Callable[[float], Tensor] | None = None
 
 
 OPERATIONS: dict[str, Operation] = {
@@ -100,14 +103,28 @@ OPERATIONS: dict[str, Operation] = {
     "contrast": Operation(_colours("contrast"), signed=True),
     "brightness": Operation(_colours("brightness"), signed=True),
     "sharpness": Operation(lambda clip, x, fill: _sharpen(clip, _factor(x)), signed=True),
-    "rotate": Operation(lambda clip, x, fill: _warp(clip, fill, angle=30 * x), signed=True),
-    "shear_x": Operation(lambda clip, x, fill: _warp(clip, fill, shear=(0.3 * x, 0.0)), signed=True),
-    "shear_y": Operation(lambda clip, x, fill: _warp(clip, fill, shear=(0.0, 0.3 * x)), signed=True),
+    "rotate": Operation(
+        lambda clip, x, fill: _warp(clip, fill, angle=30 * x), signed=True, place=lambda x: turned(30 * x)
+    ),
+    "shear_x": Operation(
+        lambda clip, x, fill: _warp(clip, fill, shear=(0.3 * x, 0.0)),
+        signed=True,
+        place=lambda x: sheared(x=0.3 * x),
+    ),
+    "shear_y": Operation(
+        lambda clip, x, fill: _warp(clip, fill, shear=(0.0, 0.3 * x)),
+        signed=True,
+        place=lambda x: sheared(y=0.3 * x),
+    ),
     "translate_x": Operation(
-        lambda clip, x, fill: _shift(clip, fill, right=round(0.45 * x * clip.shape[-1])), signed=True
+        lambda clip, x, fill: _shift(clip, fill, right=round(0.45 * x * clip.shape[-1])),
+        signed=True,
+        place=lambda x: shifted(right=0.45 * x),
     ),
     "translate_y": Operation(
-        lambda clip, x, fill: _shift(clip, fill, down=round(0.45 * x * clip.shape[-2])), signed=True
+        lambda clip, x, fill: _shift(clip, fill, down=round(0.45 * x * clip.shape[-2])),
+        signed=True,
+        place=lambda x: shifted(down=0.45 * x),
     ),
 }
 
@@ -129,10 +146,19 @@ class RandAugment:
     fill: tuple[float, ...]
 
     def __call__(self, clip: Tensor, rng: random.Random) -> Tensor:
+        return self.placed(clip, rng)[0]
+
+    def placed(self, clip: Tensor, rng: random.Random) -> tuple[Tensor, Tensor]:
+        """The new clip, and where it lies in the given one, see transform.place."""
+        place = stays()
         for name in rng.choices(tuple(OPERATIONS), k=self.num_ops):
             if rng.random() < self.prob:
-                clip = OPERATIONS[name].apply(clip, self._strength(OPERATIONS[name], rng), self.fill)
-        return clip
+                operation = OPERATIONS[name]
+                strength = self._strength(operation, rng)
+                clip = operation.apply(clip, strength, self.fill)
+                if operation.place is not None:
+                    place = after(place, operation.place(strength))
+        return clip, place
 
     def _strength(self, operation: Operation, rng: random.Random) -> float:
         drawn = rng.normalvariate(self.magnitude, self.std)
