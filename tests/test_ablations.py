@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -30,13 +29,13 @@ ROWS = [(name, row) for name, comparison in ABLATIONS.items() for row in compari
 
 
 @cache
-def study(name: str) -> Study:
-    return Study.of(ABLATIONS[name], str(CFG), TINY, (0,), Path("nowhere"))
+def study(name: str, data: Path) -> Study:
+    return Study.of(ABLATIONS[name], str(CFG), [*TINY, f"data.root={data}"], (0,), Path("nowhere"))
 
 
 @cache
-def config_of(name: str, row: str) -> Config:
-    return study(name).config(study(name).row(row), 0)
+def config_of(name: str, row: str, data: Path) -> Config:
+    return study(name, data).config(study(name, data).row(row), 0)
 
 
 def settings(config: Config) -> dict[str, str]:
@@ -46,7 +45,7 @@ def settings(config: Config) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("name", ABLATIONS)
-def test_rows_are_valid_settings_that_differ_from_each_other_in_what_they_are_about(name):
+def test_rows_are_valid_settings_that_differ_from_each_other_in_what_they_are_about(name, demo_data):
     about = {
         "table2": ("model.token_lengths", "model.distill_token", "revit."),
         "table3": ("model.patch_embed", "model.positions", "model.norms"),
@@ -54,7 +53,7 @@ def test_rows_are_valid_settings_that_differ_from_each_other_in_what_they_are_ab
         "stems": ("model.patch_embed",),
         "labels": ("labels.", "assigner.soft_labels"),
     }[name]
-    found = [settings(config_of(name, row.name)) for row in ABLATIONS[name].rows]
+    found = [settings(config_of(name, row.name, demo_data)) for row in ABLATIONS[name].rows]
     assert len({tuple(one.items()) for one in found}) == len(found) > 2
     for key in found[0]:
         assert len({one[key] for one in found}) == 1 or key.startswith(about), key
@@ -90,8 +89,7 @@ def test_the_papers_numbers_are_said_to_be_the_papers():
 )
 def test_every_row_trains(name, row, demo_data):
     """Growing and a step over all lengths, on noise: from the settings to model, losses and optimizer."""
-    config = config_of(name, row)
-    config = replace(config, data=replace(config.data, root=str(demo_data)))
+    config = config_of(name, row, demo_data)
     job = revit_job(config, build_device(config))
     job.model.grow(job.model.num_levels - 1)
     before = {key: tensor.clone() for key, tensor in job.model.state_dict().items()}
