@@ -25,7 +25,7 @@ from pathlib import Path
 
 import torch
 
-from revit_video import cli
+from revit_video import command_line
 from revit_video.report.provenance import provenance
 from revit_video.report.tables import console_table
 
@@ -93,7 +93,7 @@ def checkpoint_rows(args: argparse.Namespace) -> list[dict]:
 
 
 def main() -> int:
-    made = cli.parser(__doc__)
+    made = command_line.parser(__doc__)
     made.add_argument("--checkpoint", metavar="FILE", help="recognizer.pt of a run; none: random weights")
     made.add_argument("--models", nargs="+", choices=list(PAPER), default=list(PAPER), help="(both)")
     made.add_argument("--clips", type=int, default=48, metavar="N", help="of random weights (48)")
@@ -113,7 +113,7 @@ def main() -> int:
         for key, value in provenance(device=torch.device("cpu"), dtype="see table", seed=0).items():
             print(f"{key}: {value}")
 
-    return cli.run(command, made)
+    return command_line.run(command, made)
 
 
 if __name__ == "__main__":

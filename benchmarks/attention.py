@@ -12,7 +12,7 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 
-from revit_video import cli
+from revit_video import command_line
 from revit_video.report.provenance import provenance
 from revit_video.report.tables import console_table
 from revit_video.report.throughput import interleave
@@ -38,7 +38,7 @@ def run(attention, qkv: list[torch.Tensor], *, backward: bool) -> None:
 
 
 def main() -> int:
-    made = cli.parser(__doc__)
+    made = command_line.parser(__doc__)
     made.add_argument("--repeats", type=int, default=10, metavar="N", help="rounds that count (10)")
 
     def command(args) -> None:
@@ -62,7 +62,7 @@ def main() -> int:
         for key, value in provenance(device=device, dtype="both", seed=None).items():
             print(f"{key}: {value}")
 
-    return cli.run(command, made)
+    return command_line.run(command, made)
 
 
 if __name__ == "__main__":

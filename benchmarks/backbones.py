@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from plain import FAMILIES, Plain
 from torch import Tensor, nn
 
-from revit_video import cli
+from revit_video import command_line
 from revit_video.backbones.core import ReViT
 from revit_video.backbones.zoo import create_model
 from revit_video.report.macs import count_macs_torch
@@ -243,7 +243,7 @@ def parse_changes(pairs: list[str]) -> dict:
 
 
 def main() -> int:
-    made = cli.parser(__doc__)
+    made = command_line.parser(__doc__)
     models = ["motionformer_base", "timesformer_base"]
     made.add_argument("--models", nargs="+", default=models, metavar="NAME", help=" ".join(models))
     made.add_argument("--dtypes", nargs="+", default=list(DTYPES[:2]), choices=DTYPES)
@@ -270,7 +270,7 @@ def main() -> int:
         for key, value in provenance(device=device, dtype=" ".join(args.dtypes), seed=0).items():
             print(f"{key}: {value}")
 
-    return cli.run(command, made)
+    return command_line.run(command, made)
 
 
 if __name__ == "__main__":

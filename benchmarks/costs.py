@@ -26,7 +26,7 @@ from published_costs import (
 )
 from torch import Tensor, nn
 
-from revit_video import cli
+from revit_video import command_line
 from revit_video.backbones.core import ReViT
 from revit_video.backbones.costs import closed_form_macs, patch_embed_macs, tokens_of
 from revit_video.competitors.zoo import create_model
@@ -336,13 +336,13 @@ def page() -> str:
 
 
 def main() -> int:
-    made = cli.parser(__doc__)
+    made = command_line.parser(__doc__)
     made.add_argument("out", metavar="FILE", help="docs/costs.md")
 
     def command(args) -> None:
         Path(args.out).write_text(page())
 
-    return cli.run(command, made)
+    return command_line.run(command, made)
 
 
 if __name__ == "__main__":

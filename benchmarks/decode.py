@@ -31,7 +31,7 @@ import av
 import numpy as np
 import torch
 
-from revit_video import cli
+from revit_video import command_line
 from revit_video.decode import DECODERS, DecodeError, Limits, open_video
 from revit_video.report.provenance import provenance
 from revit_video.report.tables import console_table
@@ -267,7 +267,7 @@ def last_frame(video) -> str:
 
 
 def main() -> int:
-    made = cli.parser(__doc__)
+    made = command_line.parser(__doc__)
     made.add_argument("--clips", metavar="FOLDER", help="real files with a reference.json")
     made.add_argument("--table", action="store_true", help="what each reader makes of them")
     made.add_argument("--repeats", type=int, default=10, metavar="N", help="rounds that count (10)")
@@ -278,7 +278,7 @@ def main() -> int:
             raise InputError("--table and --clips FOLDER belong together")
         return int(table(Path(args.clips)) > 0) if args.table else speed(args.repeats)
 
-    return cli.run(command, made)
+    return command_line.run(command, made)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-from revit_video import cli
+from revit_video import command_line
 from revit_video.decode import DecodeError, Limits, open_video
 from revit_video.types import InputError
 
@@ -213,7 +213,7 @@ def opens(folder: Path, num_opens: int) -> tuple[int, int]:
 
 
 def main() -> int:
-    made = cli.parser(__doc__)
+    made = command_line.parser(__doc__)
     made.add_argument("--files", type=int, default=2000, metavar="N", help="mutated files (2000)")
     made.add_argument("--opens", type=int, default=2000, metavar="N", help="opens in a row (2000)")
     made.add_argument("--seed", type=int, default=0)
@@ -233,7 +233,7 @@ def main() -> int:
                 bad += grown > 20 << 20 or files > 0
         return int(bad > 0)
 
-    return cli.run(command, made)
+    return command_line.run(command, made)
 
 
 if __name__ == "__main__":

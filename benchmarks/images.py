@@ -18,7 +18,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from revit_video import cli
+from revit_video import command_line
 from revit_video.backbones.core import ReViT
 from revit_video.backbones.costs import level_gmacs
 from revit_video.backbones.zoo import create_model
@@ -117,7 +117,7 @@ def rows_of(theirs: nn.Module, ours: ReViT, images: Tensor, dtype: str, *, repea
 
 
 def main() -> int:
-    made = cli.parser(__doc__)
+    made = command_line.parser(__doc__)
     made.add_argument("--timm", default="deit_small_patch16_224", metavar="NAME", help="timm's model")
     made.add_argument("--model", default="deit_small", metavar="NAME", help="ours, with the same weights")
     made.add_argument("--dtypes", nargs="+", default=list(DTYPES), choices=DTYPES)
@@ -148,7 +148,7 @@ def main() -> int:
             print(f"{key}: {value}")
         print(f"threads: {torch.get_num_threads()}")
 
-    return cli.run(command, made)
+    return command_line.run(command, made)
 
 
 if __name__ == "__main__":

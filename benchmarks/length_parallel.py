@@ -25,7 +25,7 @@ from statistics import median
 
 import torch
 
-from revit_video import cli
+from revit_video import command_line
 from revit_video.backbones.core import ReViT
 from revit_video.backbones.costs import level_gmacs
 from revit_video.data.dataset import Batch
@@ -174,7 +174,7 @@ def measure(rank: int, args: dict, settings: dict[str, str], file: str) -> None:
 
 
 def main() -> int:
-    made = cli.parser(__doc__)
+    made = command_line.parser(__doc__)
     made.add_argument("--quick", action="store_true", help="a very small model, for a test")
     made.add_argument("--processes", type=int, default=3, metavar="N")
     made.add_argument("--batch", type=int, default=12, metavar="B", help="clips of a step (12)")
@@ -208,7 +208,7 @@ def main() -> int:
         for key, value in provenance(device="cpu", dtype="float32", seed=0).items():
             print(f"{key}: {value}")
 
-    return cli.run(command, made)
+    return command_line.run(command, made)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ import decode
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from revit_video import cli
+from revit_video import command_line
 from revit_video.data.dataset import VideoDataset
 from revit_video.data.loader import train_batches
 from revit_video.data.packed import pack, packed_split
@@ -135,7 +135,7 @@ def measure(folder: Path, *, files: int, clips: int, repeats: int, workers: list
 
 
 def main() -> int:
-    made = cli.parser(__doc__)
+    made = command_line.parser(__doc__)
     made.add_argument("--files", type=int, default=8, metavar="N", help="generated files (8)")
     made.add_argument("--clips", type=int, default=64, metavar="N", help="clips of a turn (64)")
     made.add_argument("--repeats", type=int, default=3, metavar="N", help="turns that count (3)")
@@ -153,7 +153,7 @@ def main() -> int:
             console_table(measure(Path(folder), **options), COLUMNS)
         print(json.dumps(provenance(device="cpu", dtype="uint8", seed=0)))
 
-    return cli.run(command, made)
+    return command_line.run(command, made)
 
 
 if __name__ == "__main__":

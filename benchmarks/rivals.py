@@ -19,7 +19,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from revit_video import cli
+from revit_video import command_line
 from revit_video.backbones.costs import closed_form_macs
 from revit_video.competitors.early_exit import (
     EarlyExit,
@@ -141,7 +141,7 @@ def cascade_row(name: str, args: argparse.Namespace, **changes) -> dict:
 
 
 def main() -> int:
-    made = cli.parser(__doc__)
+    made = command_line.parser(__doc__)
     made.add_argument("--model", default="deit_small", metavar="NAME", help="image model (deit_small)")
     made.add_argument("--cascades", nargs="*", default=["dvt_deit_small", "dvt_t2t_vit_12"], metavar="NAME")
     made.add_argument(
@@ -176,7 +176,7 @@ def main() -> int:
         for key, value in provenance(device="cpu", dtype="float32", seed=0).items():
             print(f"{key}: {value}")
 
-    return cli.run(command, made)
+    return command_line.run(command, made)
 
 
 if __name__ == "__main__":

@@ -11,16 +11,16 @@ import statistics
 import sys
 from pathlib import Path
 
-from revit_video import cli
+from revit_video import command_line
 from revit_video.report.run_report import result_rows
 from revit_video.report.tables import markdown_table
 from revit_video.types import InputError
 
 
 def main() -> int:
-    made = cli.parser(__doc__)
+    made = command_line.parser(__doc__)
     made.add_argument("runs", nargs="+", metavar="RUN", type=Path, help="folders with a report.json")
-    return cli.run(lambda args: print(as_text([read(run) for run in args.runs])), made)
+    return command_line.run(lambda args: print(as_text([read(run) for run in args.runs])), made)
 
 
 def read(run: Path) -> dict:

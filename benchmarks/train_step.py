@@ -28,7 +28,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from revit_video import cli
+from revit_video import command_line
 from revit_video.backbones.core import ReViT
 from revit_video.backbones.costs import level_gmacs
 from revit_video.backbones.zoo import create_model
@@ -155,7 +155,7 @@ def rows_of(name: str, args: argparse.Namespace) -> list[dict]:
 
 
 def main() -> int:
-    made = cli.parser(__doc__)
+    made = command_line.parser(__doc__)
     made.add_argument("--models", nargs="+", default=["timesformer_base"], metavar="NAME")
     made.add_argument(
         "--depth", type=int, default=0, metavar="N", help="blocks, to save memory (the model's)"
@@ -191,7 +191,7 @@ def main() -> int:
         for key, value in provenance(device=args.device, dtype=args.dtype, seed=0).items():
             print(f"{key}: {value}")
 
-    return cli.run(command, made)
+    return command_line.run(command, made)
 
 
 if __name__ == "__main__":

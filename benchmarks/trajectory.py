@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from revit_video import cli
+from revit_video import command_line
 from revit_video.layers.block import Trunk
 from revit_video.layers.trajectory import TrajectoryBlock
 from revit_video.report.provenance import provenance
@@ -94,7 +94,7 @@ def compare(mode: str, dtype: str, *, frames: int, side: int, repeats: int, devi
 
 
 def main() -> int:
-    made = cli.parser(__doc__)
+    made = command_line.parser(__doc__)
     made.add_argument("--repeats", type=int, default=10, metavar="N", help="rounds that count (10)")
     made.add_argument("--frames", type=int, default=8, metavar="N", help="frames of tokens (8)")
     made.add_argument("--side", type=int, default=14, metavar="N", help="patches per side (14)")
@@ -108,7 +108,7 @@ def main() -> int:
         for key, value in provenance(device=device, dtype="all", seed=0).items():
             print(f"{key}: {value}")
 
-    return cli.run(command, made)
+    return command_line.run(command, made)
 
 
 if __name__ == "__main__":

@@ -4,89 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
-from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import NoReturn
 
+from revit_video.command_line import Arguments, config_parser, parser, run
 from revit_video.stream.options import add_options, fill, wants_windows
-from revit_video.types import InputError, Stopped
+from revit_video.types import InputError
 
-Arguments = Sequence[str] | None
-TRY_AGAIN = 75  # EX_TEMPFAIL of sysexits.h: nothing is wrong, the same command goes on
 RESUME = "; the same command with resume=auto goes on from the last checkpoint"
-
-
-class Parser(argparse.ArgumentParser):
-    """Ends mistakes on the command line as every other mistake: one line, exit code 2."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {message}; {self.prog} --help explains\n")
-
-
-def parser(manual: str | None) -> Parser:
-    """An argument parser whose help is the tool's docstring."""
-    made = Parser(description=manual, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    return made
-
-
-def run(
-    command: Callable[[argparse.Namespace], int | None],
-    made: Parser,
-    argv: Arguments = None,
-    *,
-    then: str = "",
-) -> int:
-    """Exit code of a command: 0 worked, 2 bad input (one line on stderr), 75 stopped by a signal with what
-    was done saved, 130 interrupted.
-
-    Options may stand anywhere between files and settings. What the system refuses (no right to write, no
-    space left) is bad input too; every other error is a bug and shows itself. `then`: what to do after an
-    interruption.
-    """
-    args = made.parse_intermixed_args(argv)
-    try:
-        return command(args) or 0
-    except (InputError, OSError) as error:
-        if args.debug:
-            raise
-        if tells(error):
-            print(f"error: {one_line(error)}", file=sys.stderr)
-        return 2
-    except Stopped as stop:
-        if tells(stop):
-            print(stop, file=sys.stderr)
-        return TRY_AGAIN
-    except KeyboardInterrupt:
-        print(f"interrupted{then}", file=sys.stderr)
-        return 130
-
-
-def tells(error: Exception) -> bool:
-    """Of the processes that torchrun starts, all find the same mistake in their command, or are stopped
-    together: the first of each machine tells it. Once they have met, the one that `start_world` chose.
-    """
-    return hasattr(error, "told_by") or os.environ.get("LOCAL_RANK", "0") == "0"
-
-
-def one_line(error: Exception) -> str:
-    """The message of an error. From a worker process torch brings the whole traceback: its last line has
-    ours.
-    """
-    text = str(error).strip()
-    if text.startswith("Caught "):
-        text = text.splitlines()[-1].partition(": ")[2]
-    return " ".join(text.splitlines())
-
-
-def config_parser(manual: str | None) -> Parser:
-    made = parser(manual)
-    made.add_argument("--cfg", metavar="FILE", required=True, help="YAML file of the run")
-    made.add_argument("overrides", nargs="*", metavar="key=value", help="settings that replace the file's")
-    return made
 
 
 def train(argv: Arguments = None, manual: str | None = None) -> int:
@@ -346,22 +272,7 @@ def study(argv: Arguments = None, manual: str | None = None) -> int:
         from revit_video import studies
         from revit_video.report.tables import console_table
 
-        if (args.what == "shift") != (args.checkpoint is not None):
-            raise InputError("--checkpoint goes with shift, and shift needs it: the recognizer.pt of a run")
-        if args.videos < 0:
-            raise InputError(f"--videos is {args.videos}, but must be at least 0")
-        overrides = [text for text in args.folders if "=" in text]
-        folders = [Path(text) for text in args.folders if "=" not in text]
-        if overrides and args.what != "shift":
-            raise InputError(f"{args.what} reads finished runs; {overrides[0]!r} is no folder of one")
-        if args.what == "shift":
-            found = studies.shift(args.checkpoint, folders, overrides, most=args.videos)
-        else:
-            found = {
-                "extremes": studies.extremes,
-                "payback": studies.payback_of_runs,
-                "folds": studies.folds,
-            }[args.what](folders)
+        found = studies.study(args.what, args.folders, checkpoint=args.checkpoint, most=args.videos)
         console_table(found.rows, found.columns, title=found.title)
         for line in found.notes:
             print(line)

@@ -25,6 +25,27 @@ class Study:
     notes: Sequence[str] = ()
 
 
+def study(what: str, words: Sequence[str], *, checkpoint: Path | None = None, most: int = 0) -> Study:
+    """What a command line asks for.
+
+    Args:
+        what: shift | extremes | payback | folds.
+        words: folders of runs; of shift, folders of videos and settings, key=value.
+        checkpoint: of shift. most: of shift, videos of each folder; 0: all.
+    """
+    if (what == "shift") != (checkpoint is not None):
+        raise InputError("--checkpoint goes with shift, and shift needs it: the recognizer.pt of a run")
+    if most < 0:
+        raise InputError(f"--videos is {most}, but must be at least 0")
+    overrides = [word for word in words if "=" in word]
+    folders = [Path(word) for word in words if "=" not in word]
+    if what == "shift":
+        return shift(checkpoint, folders, overrides, most=most)
+    if overrides:
+        raise InputError(f"{what} reads finished runs; {overrides[0]!r} is no folder of one")
+    return {"extremes": extremes, "payback": payback_of_runs, "folds": folds}[what](folders)
+
+
 def shift(checkpoint: Path, folders: Sequence[Path], overrides: Sequence[str], *, most: int = 0) -> Study:
     """A recognizer on the videos of folders, in turn."""
     if not folders:

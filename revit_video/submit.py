@@ -12,12 +12,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from revit_video.command_line import TRY_AGAIN
 from revit_video.types import InputError
 
 REQUEUES = 100  # times that a job may run out of time and go on
 WARNING_S = 300  # before the end of its time a job is told to save
 POLL_S = 0.2
-TRY_AGAIN = 75  # exit code of a training that was asked to stop and has saved, as in cli.py
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from revit_video.config import config_keys
 
 PACKAGE = Path(__file__).parents[1] / "revit_video"
 TIERS = [  # a part may import its own tier and those above it in this list
-    {"types", "settings", "config"},
+    {"types", "settings", "config", "command_line"},
     {"decode", "sample", "transform", "layers", "evaluate", "report"},
     {"data", "backbones", "routing", "train"},
     {"competitors", "convert", "stages"},

@@ -19,7 +19,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from revit_video import cli
+from revit_video import command_line
 from revit_video.data.check import Report, check_files
 from revit_video.data.check_list import FORMS, compare_with_released, file_list
 from revit_video.train.log import RunLog
@@ -29,7 +29,7 @@ SHOWN = 20  # broken files on the console
 
 
 def main() -> int:
-    made = cli.parser(__doc__)
+    made = command_line.parser(__doc__)
     made.add_argument("list", metavar="LIST", type=Path)
     made.add_argument(
         "--dataset", choices=FORMS, default="auto", help="form of the list (auto: by its looks)"
@@ -44,7 +44,7 @@ def main() -> int:
     made.add_argument("--decoder", default="auto", help="reader of the videos")
     cores = os.cpu_count() or 1
     made.add_argument("--processes", type=int, default=cores, metavar="P", help=f"all cores: {cores}")
-    return cli.run(check, made)
+    return command_line.run(check, made)
 
 
 def check(args: argparse.Namespace) -> int:

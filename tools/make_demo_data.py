@@ -21,7 +21,7 @@ import time
 
 from rich.progress import Progress
 
-from revit_video import cli
+from revit_video import command_line
 from revit_video.data.demo import generate_demo
 from revit_video.data.demo_images import generate_images
 from revit_video.data.demo_render import SHIFTS
@@ -32,7 +32,7 @@ IMAGES = {"train": 4500, "val": 1350, "test": 1800}
 
 
 def main() -> int:
-    made = cli.parser(__doc__)
+    made = command_line.parser(__doc__)
     made.add_argument("out", metavar="OUT", help="folder to write to; made if it does not exist")
     made.add_argument("--images", action="store_true", help="pictures in place of videos")
     for split, number in VIDEOS.items():
@@ -45,7 +45,7 @@ def main() -> int:
     made.add_argument(
         "--processes", type=int, default=cores, metavar="P", help=f"workers (all cores: {cores})"
     )
-    return cli.run(make, made)
+    return command_line.run(make, made)
 
 
 def make(args: argparse.Namespace) -> None:

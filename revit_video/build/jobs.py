@@ -235,7 +235,8 @@ def exits_job(config: Config, folder: RunFolder, run: Device) -> ExitsJob:
     _, samples = label_samples(config, state["class_names"], source=source, heads=heads)
     model, _ = trained_model(state, source=folder.revit, run=run)
     costs = level_gmacs(model)
-    return ExitsJob(samples, costs, budget_share(config, costs) * costs[0], tensors_digest(state["model"]))
+    budget, digest = budget_share(config, costs) * costs[0], tensors_digest(state["model"])
+    return ExitsJob(samples, costs, budget, digest, crossed=config.labels.folds > 0)
 
 
 def exits_of(checkpoint: Path, state: dict, model: Cascade) -> tuple[Thresholds, ...]:

@@ -51,7 +51,7 @@ def draw_scaling(
     axes: Axes, lines: Mapping[str, Sequence[tuple[int, float]]], *, title: str, ticks: Sequence[str]
 ) -> None:
     """A line for each way, from zero, so that heights compare."""
-    for (way, points), style in zip(lines.items(), STYLES, strict=False):
+    for (way, points), style in zip(lines.items(), STYLES, strict=True):
         axes.plot(*zip(*points, strict=True), lw=1.8, label=way, zorder=3, **style)
     axes.set_title(title, loc="left", fontsize=11, color=INK)
     axes.set_xticks(range(1, len(ticks) + 1), ticks)

@@ -31,6 +31,16 @@ OFF = {  # what a setting is that neither the user nor the preset gives
 }
 
 COLOURS = {"color_jitter": [0.4, 0.4, 0.4, 0.0], "color_prob": 0.8}
+PICTURES = {  # of DeiT, which LV-ViT takes over
+    "resized_crop": [0.08, 1.0],
+    "resized_aspect": [3 / 4, 4 / 3],
+    "rand_ops": 2,
+    "rand_magnitude": 9.0,
+    "rand_std": 0.5,
+    "rand_prob": 0.5,
+    "erase_prob": 0.25,
+    "erase_share": [0.02, 1 / 3],
+}
 RAND_20 = {"rand_ops": 2, "rand_magnitude": 20.0, "rand_std": 0.5, "rand_prob": 0.5}
 PRESETS: dict[str, dict] = {  # docs/data.md says where every number is from
     "timesformer_kinetics": {"jitter": "uniform"},
@@ -39,31 +49,14 @@ PRESETS: dict[str, dict] = {  # docs/data.md says where every number is from
     "motionformer_ssv2": {"jitter": "inverse_uniform", **RAND_20},
     "motionformer_epic_kitchens": {"jitter": "uniform", **RAND_20},
     "deit": {
-        "resized_crop": [0.08, 1.0],
-        "resized_aspect": [3 / 4, 4 / 3],
-        "rand_ops": 2,
-        "rand_magnitude": 9.0,
-        "rand_std": 0.5,
-        "rand_prob": 0.5,
-        "erase_prob": 0.25,
-        "erase_share": [0.02, 1 / 3],
+        **PICTURES,
         "repeats": 3,
         "mixup": 0.8,
         "cutmix": 1.0,
         "mix_prob": 1.0,
         "switch_prob": 0.5,
     },
-    "lvvit": {
-        "resized_crop": [0.08, 1.0],
-        "resized_aspect": [3 / 4, 4 / 3],
-        "rand_ops": 2,
-        "rand_magnitude": 9.0,
-        "rand_std": 0.5,
-        "rand_prob": 0.5,
-        "erase_prob": 0.25,
-        "erase_share": [0.02, 1 / 3],
-        "mix_token": 1.0,
-    },
+    "lvvit": {**PICTURES, "mix_token": 1.0},
 }
 BY_DATASET = ("timesformer", "motionformer")  # stand for the preset of the data set, or else of Kinetics
 

@@ -34,13 +34,17 @@ class ExitsJob:
     costs: Sequence[float]
     budget: float
     weights: str
+    crossed: bool = False  # labels by models that have not seen the pictures
 
 
 def solve_exits(job: ExitsJob, folder: RunFolder, log: RunLog) -> None:
     """Thresholds for the budget, and for every one of the curve, into `folder.exits`."""
     paths, truth = [s.path for s in job.samples], [s.label for s in job.samples]
     labels = LengthLabels.load(
-        folder.labels, checkpoint_sha256=file_digest(folder.revit), split_sha256=split_digest(paths, truth)
+        folder.labels,
+        checkpoint_sha256=file_digest(folder.revit),
+        split_sha256=split_digest(paths, truth),
+        crossed=job.crossed,
     )
     sure, right = (torch.tensor(rows).T.flip(0) for rows in (labels.confidences, labels.correct))
     costs = list(reversed(job.costs))

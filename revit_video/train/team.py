@@ -169,7 +169,7 @@ def team_lines(
         return [f"{size} processes: all run {what}"]
     firsts = [0, *accumulate(group.ranks for group in groups)]
     lines = []
-    for first, group in zip(firsts, groups, strict=False):
+    for first, group in zip(firsts[:-1], groups, strict=True):
         ranks = f"rank {first}" if group.ranks == 1 else f"ranks {first} to {first + group.ranks - 1}"
         listed = ", ".join(str(lengths[level]) for level in group.levels)
         most = max(len(team.rows(first + part)) for part in range(group.ranks))
