@@ -16,7 +16,12 @@ from revit_video.types import InputError
 
 ALONE = ("revit.grow_share=0", "model.distill_token=false")
 KEEP_WARMUP = ("model.reducer_warmup_epochs=$a_30th", "model.reducer_shrink_epochs=$a_third")
-CASCADE = (*ALONE, "model.options.backbone=$model", "router.budget_gmacs=$budget_gmacs")
+CASCADE = (
+    *ALONE,
+    "model.options.backbone=$model",
+    "model.options.class_token_only=false",  # the next exit reuses the patches of the last block
+    "router.budget_gmacs=$budget_gmacs",
+)
 
 
 def one_length(length: str, *overrides: str) -> tuple[str, ...]:
