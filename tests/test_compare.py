@@ -8,7 +8,7 @@ import pytest
 import torch
 import yaml
 from class_images import IMAGE_SETTINGS, make_images
-from small_run import run_tool
+from small_run import ROOT, run_tool
 
 from revit_video.build import build_model, training_plan
 from revit_video.compare.command import asked_for, seeds_of, split_words
@@ -22,6 +22,7 @@ from revit_video.evaluate.metrics import bootstrap_interval
 from revit_video.recognizer import Recognizer
 from revit_video.types import InputError
 
+RECIPE = ROOT / "configs/trashnet/revit_deit_tiny.yaml"
 FACTS = {"name": "deit_tiny", "token_lengths": [8, 4, 2], "num_frames": 6, "sampling_rate": 2}
 FACTS |= {"epochs": 30.0, "budget_gmacs": 0.25}
 NAMED = [*METHODS, "evit_0.7", "evit_0.5_oracle", "tome_r4", "tome_r4_off_the_shelf", "random_drop_0.5"]
@@ -218,6 +219,19 @@ def test_a_dry_run_says_what_is_there_and_what_it_would_cost_and_writes_nothing(
     said = capsys.readouterr().out
     assert "trained: 0; to train: 1" in said and "to train: 0, 1" in said and "[2] revit.grow" in said
     assert sorted(finished[0].rglob("*")) == before
+
+
+def test_the_recipe_of_comparisons_plans_and_builds_every_method(tmp_path, capsys):
+    """Cascades reuse all patches of the last block, which the recipe leaves out."""
+    folders = make_images(tmp_path, every=40) / "every"
+    settings = [f"data.root={folders}", f"output_dir={tmp_path / 'out'}"]
+    names = [name for name in NAMED if name != "fewer_frames"]
+    assert compare(RECIPE, *settings, f"methods=[{','.join(names)}]", "--dry-run") == 0
+    said = capsys.readouterr().out
+    assert all(f"| {name} " in said for name in names)
+    study = Study.of(comparison_of(["dvt", "revit"], images=True), str(RECIPE), settings, (0,), tmp_path)
+    options = [study.config(row, 0).model.options["class_token_only"] for row in study.rows]
+    assert options == [False, True]
 
 
 def test_a_cascade_runs_for_users_at_every_exit(finished):

@@ -29,6 +29,9 @@ from revit_video.train.revit import revit_step
 
 pytest_plugins = ["run_fixtures"]
 
+SMALL_CONFIGS = sorted(
+    path for name in ("demo", "trashnet") for path in (ROOT / "configs" / name).glob("*.yaml")
+)
 LENGTHS = (8, 5, 3)
 FILES = {
     "config.yaml",
@@ -302,8 +305,8 @@ def test_views_are_picked_by_functions_that_worker_processes_of_every_kind_can_r
         assert again.pick_views(40, random.Random(0), 25.0) == dataset.pick_views(40, random.Random(0), 25.0)
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "configs/demo").rglob("*.yaml")), ids=lambda path: path.stem)
-def test_the_demo_config_builds_its_model_at_a_reduced_size_and_takes_a_step(path):
+@pytest.mark.parametrize("path", SMALL_CONFIGS, ids=lambda path: path.stem)
+def test_a_small_config_builds_its_model_at_a_reduced_size_and_takes_a_step(path):
     reduced = [f"model.options.{key}" for key in ("dim=24", "depth=1", "heads=2")]
     config = load_config(path, ["data.root=none", *reduced])
     model = build.build_model(config, num_classes=3)
