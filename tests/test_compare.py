@@ -258,3 +258,17 @@ def test_rows_of_a_study_are_settings_of_their_own(config):
     own = config_to_dict(study.config(study.row("b"), 3))
     assert own["seed"] == 3 and own["solver"]["base_lr"] == 0.01 and own["resume"] == "auto"
     assert own["model"]["init_from"] == str(config.parent / "other/a/seed3/checkpoints/revit.pt")
+
+
+def test_rows_start_from_given_weights_of_other_lengths_each_seed_from_its_own(
+    finished, config, tmp_path, capsys
+):
+    start = str(finished[0] / "longest/seed{seed}/checkpoints/revit.pt")
+    settings = [f"model.init_from={start}", "revit.grow_share=0"]
+    study = Study.of(comparison_of(["middle"], images=True), str(config), settings, (3,), tmp_path)
+    assert study.config(study.rows[0], 3).model.init_from == start.replace("{seed}", "3")
+    out = f"output_dir={tmp_path / 'out'}"
+    assert compare(config, *settings, "methods=[middle]", "seeds=[0]", out) == 0
+    assert "token lengths: 4 from 8" in capsys.readouterr().out
+    (row,) = result_of(tmp_path / "out")["rows"]
+    assert row["title"] == "middle" and row["gmacs"] > 0

@@ -9,7 +9,7 @@ from small_run import train
 from revit_video.build.jobs import overlaps
 from revit_video.build.lists import check_classes, describe_list
 from revit_video.build.networks import build_model, match_classes, start_from
-from revit_video.config import load_config
+from revit_video.config import config_to_dict, load_config
 from revit_video.train.checkpoint import save_checkpoint
 from revit_video.types import InputError, Split, VideoSample
 
@@ -48,7 +48,7 @@ def test_a_head_goes_by_the_names_of_its_classes(tmp_path):
     model = build_model(config, 3)
     with torch.no_grad():
         model.head.weight.normal_()
-    state = {"kind": "revit", "model": model.state_dict(), "step": 1, "config": {}}
+    state = {"kind": "revit", "model": model.state_dict(), "step": 1, "config": config_to_dict(config)}
     path = str(tmp_path / "a.pt")
     save_checkpoint({**state, "class_names": ["a", "b", "c"]}, path)
 

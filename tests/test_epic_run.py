@@ -15,7 +15,7 @@ from test_convert import weights
 from revit_video import build
 from revit_video.build.lists import check_classes, describe_list, flip_map
 from revit_video.build.networks import build_model, start_from
-from revit_video.config import load_config
+from revit_video.config import config_to_dict, load_config
 from revit_video.data.demo import demo_split
 from revit_video.evaluate.heads import label_probabilities, softmax
 from revit_video.recognizer import Recognizer
@@ -70,7 +70,7 @@ def test_the_rows_of_each_list_go_by_its_own_names(tmp_path):
     model = build_model(config, 5)
     with torch.no_grad():
         model.head.weight.normal_()
-    state = {"kind": "revit", "model": model.state_dict(), "step": 1, "config": {}}
+    state = {"kind": "revit", "model": model.state_dict(), "step": 1, "config": config_to_dict(config)}
     save_checkpoint({**state, "class_names": VERBS + NOUNS, "heads": HEADS}, tmp_path / "a.pt")
 
     def head_from(names, heads):

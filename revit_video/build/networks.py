@@ -15,6 +15,7 @@ from revit_video.build.device import build_device
 from revit_video.competitors.cascade import is_head
 from revit_video.competitors.zoo import CASCADES, create_model
 from revit_video.config import Config, config_from_dict, config_to_dict
+from revit_video.convert.own import refit, same_geometry
 from revit_video.data.classes import class_lists, order_of
 from revit_video.evaluate.heads import NAMES, Heads
 from revit_video.routing.assigner import Assigner
@@ -83,9 +84,10 @@ def heads_of(state: dict) -> Heads:
 def start_from(
     model: ReViT, path: str, class_names: Sequence[str], heads: Sequence[int] = ()
 ) -> tuple[str, ...]:
-    """Weights of another run of the same architecture. Heads go by the names of the classes: in another order
-    their rows are put in order, for other classes they keep their fresh weights. With several lists of
-    classes (`heads`) that goes for the rows of each. Returns what the user should know of that.
+    """Weights of another run of the same architecture, at whatever token lengths, frames and pixels
+    (convert/own.py). Heads go by the names of the classes: in another order their rows are put in order, for
+    other classes they keep their fresh weights. With several lists of classes (`heads`) that goes for the
+    rows of each. Returns what the user should know of that.
     """
     state = load_checkpoint(path)
     if "model" not in state or "class_names" not in state:
@@ -94,7 +96,8 @@ def start_from(
             "(checkpoints/revit.pt or recognizer.pt)"
         )
     before, now = class_lists(state["class_names"], heads_of(state)), class_lists(class_names, tuple(heads))
-    weights, fresh = dict(state["model"]), model.state_dict()
+    weights, changed = fitting_weights(model, state, path)
+    fresh = model.state_dict()
     if len(before) != len(now):
         pairs = [(None, f"its head is left out, as it is for {len(before)} lists of classes, not {len(now)}")]
     else:
@@ -112,7 +115,21 @@ def start_from(
             weights[name] = torch.cat([a if order is None else b[order] for a, b, order in rows])
     load_weights(model, weights, source=path)
     called = [f"{name}s: " for name in NAMES] if len(notes) > 1 else [""]
-    return tuple(f"{path}: {what}{note}" for what, note in zip(called, notes, strict=True))
+    said = [f"{path}: {what}{note}" for what, note in zip(called, notes, strict=True)]
+    return tuple([f"{path}: {changed}"] * bool(changed) + said)
+
+
+def fitting_weights(model: ReViT, state: dict, path: str) -> tuple[dict[str, torch.Tensor], str]:
+    """A checkpoint's weights for a model of perhaps other lengths, and what that changed; "" for nothing."""
+    if not isinstance(model, ReViT):
+        return dict(state["model"]), ""
+    config = config_from_dict(state["config"], source=path)
+    with torch.random.fork_rng(devices=[]):  # what is drawn afterwards does not depend on where one starts
+        source = build_model(config, len(state["class_names"]))
+    if not isinstance(source, ReViT) or same_geometry(source, model):
+        return dict(state["model"]), ""
+    load_weights(source, state["model"], source=path)
+    return refit(source, model, origin=path)
 
 
 def match_classes(before: Sequence[str], now: Sequence[str]) -> tuple[list[int] | None, str]:

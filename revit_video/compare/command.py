@@ -44,7 +44,7 @@ def split_words(words: Sequence[str]) -> tuple[dict[str, object], list[str]]:
         key, equals, value = word.partition("=")
         if equals and key in OWN:
             own[key] = yaml.safe_load(value)
-        elif key in ("seed", "resume", "stage", "model.init_from"):
+        elif key in ("seed", "resume", "stage"):
             raise InputError(f"{key} is set by the comparison for each run; leave {word} out (seeds=[0,1,2])")
         else:
             settings.append(word)

@@ -46,12 +46,15 @@ class Study:
         return self.folder / row.name / f"seed{seed}"
 
     def config(self, row: Row, seed: int, *changes: str) -> Config:
-        """The settings of a run. Its weights come from the run it starts from, all lengths of them."""
+        """The settings of a run; `{seed}` in those of the command line is its seed. Its weights come from the
+        run it starts from, all lengths of them.
+        """
         own = [f"seed={seed}", f"output_dir={self.path(row, seed)}", "resume=auto", "stage=revit"]
         if row.starts_from is not None and row.train:
             start = RunFolder(self.path(self.row(row.starts_from), seed)).revit
             own += [f"model.init_from={start}", "revit.grow_share=0"]
-        return load_config(self.cfg, [*self.given, *row.overrides, *own, *changes])
+        given = [text.replace("{seed}", str(seed)) for text in self.given]
+        return load_config(self.cfg, [*given, *row.overrides, *own, *changes])
 
 
 def run_row(study: Study, row: Row, seed: int) -> None:
