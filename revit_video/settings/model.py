@@ -23,9 +23,7 @@ class ModelConfig:
     options: dict[str, Any] = field(default_factory=dict)  # more arguments of create_model: dim, depth, ...
     reducer_warmup_epochs: float = 0.0  # evit: epochs with all patches, before its keep rate begins to fall
     reducer_shrink_epochs: float = 0.0  # evit: epochs in which it falls; both 0: it is there from the start
-    init_from: str = (
-        ""  # checkpoint to start from, of any token lengths; its head is dropped for other classes
-    )
+    init_from: str = ""  # checkpoint to start from, of any lengths; its head is dropped for other classes
 
     def __post_init__(self) -> None:
         one_of(self, "patch_embed", ("", "conv", "conv_stem", "resize", "shared"))
