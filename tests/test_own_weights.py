@@ -81,6 +81,16 @@ def test_what_lengths_share_is_parted_and_joined(shared):
     assert torch.equal(joined(clips, 2), alone(clips, 0))
 
 
+@pytest.mark.parametrize("shared", [{"positions": "shared"}, {"patch_embed": "shared"}, {"norms": "shared"}])
+def test_what_lengths_share_on_both_sides_says_the_same_at_fewer_of_them(shared):
+    source = small("deit_tiny", **shared)
+    fewer, line = started(source, small("deit_tiny", seed=2, token_lengths=(14, 7), **shared))
+    clips = clips_of(source)
+    assert line == "token lengths: 14 as it is, 7 as it is"
+    for level, before in ((0, 0), (1, 2)):
+        assert torch.allclose(fewer(clips, level), source(clips, before), rtol=0, atol=1e-12)
+
+
 def test_fewer_frames_and_other_pixels_resize_the_time_table_and_the_kernels():
     source = small("timesformer_base")
     target, line = started(source, small("timesformer_base", seed=2, num_frames=2, crop=224))

@@ -4,10 +4,8 @@ goes on as a ReViT, and a ReViT as one of its lengths.
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from revit_video.backbones.core import ReViT
 from revit_video.convert.resize import resize_time
@@ -73,7 +71,12 @@ def put_stems(source: ReViT, target: ReViT, levels: list[int], *, origin: str) -
     if kinds[0] is not kinds[1] and not all(kind in ONE_KERNEL for kind in kinds):
         names = [kind.__name__ for kind in kinds]
         raise InputError(f"{origin} has a {names[0]}, the model a {names[1]}; set model.patch_embed alike")
-    for stem, level in zip(target.patch_embeds, levels, strict=False):  # one alone where it is shared
+    if target.shares_patches:
+        # A kernel that was shared before, or of one length, is taken whole; else the longest length's in the
+        # middle.
+        whole = source.shares_patches or len(set(levels)) == 1
+        levels = levels[-1:] if whole else levels[:1]
+    for stem, level in zip(target.patch_embeds, levels, strict=True):
         theirs = stem_of(source, level)
         if shapes(stem) == shapes(theirs):
             stem.load_state_dict(theirs.state_dict())
@@ -81,23 +84,23 @@ def put_stems(source: ReViT, target: ReViT, levels: list[int], *, origin: str) -
             stem.grow_from(theirs)
 
 
-def shapes(stem: torch.nn.Module | SimpleNamespace) -> dict[str, torch.Size]:
-    state = stem.state_dict() if isinstance(stem, torch.nn.Module) else {}
-    return {key: value.shape for key, value in state.items()}
+def shapes(stem: nn.Module) -> dict[str, torch.Size]:
+    return {key: value.shape for key, value in stem.state_dict().items()}
 
 
-def stem_of(model: ReViT, level: int) -> torch.nn.Module | SimpleNamespace:
+def stem_of(model: ReViT, level: int) -> nn.Module:
     """The patch embedding of a level; of a shared kernel what the level uses, as `grow_from` takes it."""
     if not model.shares_patches:
         return model.patch_embeds[level]
     shared = model.patch_embeds[0]
     kernel = shared.kernel(level)
     tubelet = kernel.shape[2] if kernel.ndim == 5 else 1
-    proj = patch_projection(kernel.shape[1], len(kernel), tuple(kernel.shape[-2:]), tubelet=tubelet)
-    proj = proj.to(kernel)
-    proj.weight.copy_(kernel)
-    proj.bias.copy_(shared.proj.bias)
-    return SimpleNamespace(proj=proj)
+    stem = nn.Module()
+    stem.proj = patch_projection(kernel.shape[1], len(kernel), tuple(kernel.shape[-2:]), tubelet=tubelet)
+    stem.to(kernel)
+    stem.proj.weight.copy_(kernel)
+    stem.proj.bias.copy_(shared.proj.bias)
+    return stem
 
 
 def put_positions(source: ReViT, target: ReViT, levels: list[int], *, origin: str) -> None:
@@ -126,7 +129,7 @@ def over_frames(table: Tensor, grid: TokenGrid, planes: int) -> Tensor:
 
 
 def put_norm(theirs: LengthNorm, ours: LengthNorm, levels: list[int]) -> None:
-    for row, level in zip(range(len(ours.scale)), levels, strict=False):  # one alone where it is shared
+    for row, level in enumerate(levels[: len(ours.scale)]):  # a shared row is the longest length's
         ours.scale[row] = theirs.scale[theirs.row(level)]
         ours.shift[row] = theirs.shift[theirs.row(level)]
 
