@@ -17,16 +17,15 @@ from revit_video.routing.assigner import Assigner
 from revit_video.routing.labels import (
     DROP,
     LabelRule,
-    LengthLabels,
     expected_label,
     histogram,
-    split_digest,
 )
 from revit_video.routing.solve import HeldOut, Prices, check_reach, run_rule
 from revit_video.routing.stored import prices_of, router_state, rule_of
 from revit_video.stages.job import Device, EvalJob, RunFolder, names_of
+from revit_video.stages.labels import finished_labels
 from revit_video.train.assigner import AssignerLoss, assigner_step, class_weights, fit_temperature
-from revit_video.train.checkpoint import file_digest, load_checkpoint, save_checkpoint
+from revit_video.train.checkpoint import load_checkpoint, save_checkpoint
 from revit_video.train.log import RunLog
 from revit_video.train.loop import Skipped, fit, loss_backward
 from revit_video.train.optim import build_schedules
@@ -74,13 +73,7 @@ def train_assigner(job: AssignerJob, folder: RunFolder, log: RunLog) -> None:
     """
     prices = Prices(tuple(job.costs), job.assigner_cost)
     check_reach(job.router, prices, budget=job.budget)  # before the training and not after it
-    paths, truth = [s.path for s in job.samples], [s.label for s in job.samples]
-    labels = LengthLabels.load(
-        folder.labels,
-        checkpoint_sha256=file_digest(folder.revit),
-        split_sha256=split_digest(paths, truth),
-        crossed=job.crossed,
-    )
+    labels = finished_labels(folder, job.samples, crossed=job.crossed)
     losses = torch.tensor(labels.losses)
     lengths = job.label_rule.labels(torch.tensor(labels.correct), losses)
     order = list(range(len(labels.indices)))

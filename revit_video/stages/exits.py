@@ -16,10 +16,9 @@ from torch import Tensor, nn
 from revit_video.competitors.early_exit import EarlyExit, Thresholds, exits_taken, solve_thresholds
 from revit_video.evaluate.adaptive import Stored, shares, summary
 from revit_video.report.throughput import interleave
-from revit_video.routing.labels import LengthLabels, split_digest
 from revit_video.routing.stored import CURVE_BUDGETS
 from revit_video.stages.job import RunFolder
-from revit_video.train.checkpoint import file_digest
+from revit_video.stages.labels import finished_labels
 from revit_video.train.log import RunLog
 from revit_video.types import InputError
 
@@ -39,13 +38,7 @@ class ExitsJob:
 
 def solve_exits(job: ExitsJob, folder: RunFolder, log: RunLog) -> None:
     """Thresholds for the budget, and for every one of the curve, into `folder.exits`."""
-    paths, truth = [s.path for s in job.samples], [s.label for s in job.samples]
-    labels = LengthLabels.load(
-        folder.labels,
-        checkpoint_sha256=file_digest(folder.revit),
-        split_sha256=split_digest(paths, truth),
-        crossed=job.crossed,
-    )
+    labels = finished_labels(folder, job.samples, crossed=job.crossed)
     sure, right = (torch.tensor(rows).T.flip(0) for rows in (labels.confidences, labels.correct))
     costs = list(reversed(job.costs))
     curve = [share * job.costs[0] for share in CURVE_BUDGETS if share * job.costs[0] > costs[0]]

@@ -120,6 +120,16 @@ def labels_so_far(job: LabelsJob, folder: RunFolder, log: RunLog) -> LengthLabel
     return found
 
 
+def finished_labels(folder: RunFolder, samples: Sequence, *, crossed: bool) -> LengthLabels:
+    """The labels of a run; refused where they are of another checkpoint or list, or not crossed alike."""
+    return LengthLabels.load(
+        folder.labels,
+        checkpoint_sha256=file_digest(folder.revit),
+        split_sha256=split_digest([s.path for s in samples], [s.label for s in samples]),
+        crossed=crossed,
+    )
+
+
 def labelled_before(labels: LengthLabels, rows: Sequence[int]) -> bool:
     """Whether a part is done: parts are saved whole, but for videos that cannot be read."""
     return not set(labels.indices).isdisjoint(rows)
