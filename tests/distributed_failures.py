@@ -15,8 +15,9 @@ from revit_video.train.parallel import build_exchange
 from revit_video.train.world import World, start_world
 from revit_video.types import InputError
 
-TIMEOUT_S = 2.0
-HANGS_S = 60.0
+HANGING = ("hangs between steps", "hangs in a pass")
+TIMEOUT_S = 5.0  # where one is waited for in vain, or longer than this
+HANGS_S = 600.0
 
 
 class Line(torch.nn.Module):
@@ -36,7 +37,8 @@ def fail(rank: int, mode: str, folder: Path) -> None:
         os.dup2(os.open(folder / f"{name}{rank}", os.O_CREAT | os.O_WRONLY), number)
 
     def command(args) -> None:
-        with start_world(device_type="cpu", timeout_s=TIMEOUT_S) as world:
+        timeout_s = TIMEOUT_S if mode in (*HANGING, "long work of rank 0") else 12 * TIMEOUT_S
+        with start_world(device_type="cpu", timeout_s=timeout_s) as world:
             if mode == "mistake of all":
                 raise InputError("a setting is wrong")
             steps(world, mode)

@@ -33,12 +33,11 @@ def names_of_checks(module: str) -> list[str]:
     return [name for name in vars(importlib.import_module(module)) if name.startswith("check_")]
 
 
-def start(
-    target: Callable, *arguments, size: int, timeout_s: float = END_S, grace_s: float | None = None
-) -> list[int]:
+def start(target: Callable, *arguments, size: int, timeout_s: float = END_S, hanging: int = 0) -> list[int]:
     """Run target(rank, *arguments) in so many processes; their exit codes, by rank.
 
-    As torchrun does, it kills what is left `grace_s` after one has failed (None: at the end of its time).
+    So many that hang are killed, as torchrun does it, but when all others have ended: no clock decides who
+    had the time to end by itself. What is left after `timeout_s` is killed in any case.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["torch", "torch.distributed", "revit_video.pipeline"])
@@ -49,10 +48,8 @@ def start(
     for worker in workers:
         worker.start()
     end = time.monotonic() + timeout_s
-    while any(worker.is_alive() for worker in workers) and time.monotonic() < end:
+    while sum(worker.is_alive() for worker in workers) > hanging and time.monotonic() < end:
         time.sleep(0.02)
-        if grace_s is not None and any(worker.exitcode for worker in workers):
-            end, grace_s = time.monotonic() + grace_s, None
     for worker in workers:
         worker.kill()
         worker.join()

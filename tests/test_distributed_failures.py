@@ -4,7 +4,7 @@ import signal
 import socket
 
 import pytest
-from distributed_failures import TIMEOUT_S, fail
+from distributed_failures import HANGING, TIMEOUT_S, fail
 from processes import start
 
 HOST = socket.gethostname()
@@ -21,11 +21,11 @@ LINES = {
     "mistake of all": "a setting is wrong",
 }
 
-KILLED = ("killed", "hangs between steps", "hangs in a pass")  # the latter by torchrun, here by `start`
+KILLED = ("killed", *HANGING)  # the latter by torchrun, here by `start`
 
 
 def run(mode, folder):
-    codes = start(fail, mode, folder, size=3, timeout_s=30, grace_s=0.5)
+    codes = start(fail, mode, folder, size=3, hanging=int(mode in HANGING))
     return codes, [(folder / f"err{rank}").read_text() for rank in range(3)]
 
 
