@@ -200,7 +200,8 @@ class ReViT(nn.Module):
         reducer: Reduction | None = None,
         swap: Tensor | None = None,
     ) -> Tensor | Outputs:
-        """Logits (B, K) of clips (B, C, T, H, W) at one level; see `Outputs.prediction`.
+        """Logits (B, K) of clips (B, C, T, H, W) at one level; see `Outputs.prediction`. With the patch
+        embedding `resize` the frames may have the size of the crop or already that of the level.
 
         `full_output` returns the heads apart, with the last features and, `with_looks`, the class token's
         attention, for training (through `forward`, so that wrappers such as DistributedDataParallel see the
@@ -238,17 +239,16 @@ class ReViT(nn.Module):
         Shape: (B, P + t*S, D), frame by frame; (B*t, P + S, D) where frames are kept apart (space only).
         """
         frames, height, width = clips.shape[2:]
-        if (frames, height, width) != (self.num_frames, *self.crop):
+        embed = self.patch_embeds[0 if self.shares_patches else grid.level]
+        own = getattr(embed, "size", self.crop)  # the frames of `resize` may come in the size of the length
+        if frames != self.num_frames or (height, width) not in (self.crop, own):
             raise InputError(
                 f"the clip has {frames} frames of {height}x{width} px, but this model takes "
                 f"{self.num_frames} of {self.crop[0]}x{self.crop[1]}"
             )
         if self.center_clips:
             clips = clips - clips.mean(dim=2, keepdim=True)
-        if self.shares_patches:
-            tokens = self.patch_embeds[0](clips, grid.level)  # (B, t, S, D)
-        else:
-            tokens = self.patch_embeds[grid.level](clips)
+        tokens = embed(clips, grid.level) if self.shares_patches else embed(clips)  # (B, t, S, D)
         if swap is not None:
             tokens = torch.where(swap.flatten()[:, None], tokens.flip(0), tokens)
         table = self.pos_tables.table(grid)

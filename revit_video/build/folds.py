@@ -7,9 +7,10 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from revit_video.backbones.core import ReViT
+from torch import nn
+
 from revit_video.build.lists import build_split
-from revit_video.build.networks import trained_model
+from revit_video.build.networks import as_decoded, trained_model
 from revit_video.build.passes import augmentation
 from revit_video.config import Config
 from revit_video.data.folds import fold_of
@@ -53,8 +54,9 @@ def fold_jobs(config: Config, samples: Sequence[VideoSample], run: Device) -> li
     return jobs
 
 
-def fold_model(file: Path, run: Device) -> ReViT:
-    return trained_model(load_checkpoint(file, kind="revit"), source=file, run=run)[0]
+def fold_model(file: Path, run: Device) -> nn.Module:
+    model, _ = trained_model(load_checkpoint(file, kind="revit"), source=file, run=run)
+    return as_decoded(model, None, run)[0]
 
 
 def fold_lines(config: Config, job: RevitJob) -> Iterator[str]:

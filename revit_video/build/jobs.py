@@ -13,6 +13,7 @@ from revit_video.build.fewer_frames import fewer_frames
 from revit_video.build.folds import fold_jobs
 from revit_video.build.lists import build_split, check_classes, describe_list, label_samples
 from revit_video.build.networks import (
+    as_decoded,
     build_assigner,
     heads_of,
     identity,
@@ -145,6 +146,7 @@ def labels_job(config: Config, folder: RunFolder, run: Device) -> LabelsJob:
     dtype = str(run.dtype).removeprefix("torch.")
     protocol = f"{config.labels.split} list, 1 centre view, crop {config.data.crop}, {dtype}"
     folds = fold_jobs(config, samples, run) if config.labels.folds else ()
+    model, _, run = as_decoded(model, None, run)
     if folds:
         protocol += f", each of {config.labels.folds} parts by a model trained without it"
     evaluation = eval_job(config, samples, run, max_unreadable=config.data.max_unreadable)
@@ -205,10 +207,14 @@ def test_job(config: Config, checkpoint: Path, run: Device, *, split: Split | No
     test, decoder = config.test, config.data.decoder
     if decoder == "auto":
         decoder = DEFAULT_DECODER
+    costs = state["router"]["costs"] if whole else level_gmacs(model)
+    fewer = fewer_frames(config, state["model"], model, split.samples, run, source=checkpoint)
+    assigner = trained_assigner(trained, state, source=checkpoint, run=run) if whole else None
+    model, assigner, run = as_decoded(model, assigner, run)
     return TestJob(
         model=model,
-        costs=state["router"]["costs"] if whole else level_gmacs(model),
-        assigner=trained_assigner(trained, state, source=checkpoint, run=run) if whole else None,
+        costs=costs,
+        assigner=assigner,
         router=tested_router(config, state["router"]) if whole else None,
         exits=exits,
         share=config.router.share,
@@ -220,7 +226,7 @@ def test_job(config: Config, checkpoint: Path, run: Device, *, split: Split | No
         heads=split.heads,
         title=f"{config.model.name} on {config.data.dataset}",
         memorised=memorised(config.labels),
-        fewer_frames=fewer_frames(config, state["model"], model, split.samples, run, source=checkpoint),
+        fewer_frames=fewer,
         throughput=test.throughput,
         plots=config.report.plots,
         sheet_clips=config.report.sheet_clips,

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
+from torch import Tensor, nn
 
 import revit_video
 from revit_video.backbones.core import ReViT
@@ -19,6 +21,7 @@ from revit_video.convert.own import refit, same_geometry
 from revit_video.data.classes import class_lists, order_of
 from revit_video.evaluate.heads import NAMES, Heads
 from revit_video.routing.assigner import Assigner
+from revit_video.routing.from_pixels import AssignerFromPixels, BackboneFromPixels, resizes_frames
 from revit_video.routing.router import Router
 from revit_video.routing.rule import cascade_rule
 from revit_video.routing.stored import prices_of, router_at, rule_of
@@ -170,6 +173,24 @@ def trained_assigner(config: Config, state: dict, *, source: Path, run: Device) 
     return assigner.fold_norms().to(run.device)
 
 
+def as_decoded(
+    model: ReViT, assigner: Assigner | None, run: Device
+) -> tuple[nn.Module, nn.Module | None, Device]:
+    """The same to be handed clips as they are decoded, where the lengths of a model need different pixels of
+    them (`patch_embed=resize`); else as they are.
+    """
+    if not resizes_frames(model):
+        return model, assigner, run
+    to_clips = partial(run.to_clips, dtype=run.dtype)
+    looking = None if assigner is None else AssignerFromPixels(assigner, to_clips)
+    return BackboneFromPixels(model, to_clips), looking, replace(run, to_clips=as_they_are)
+
+
+def as_they_are(clips: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """In place of `Device.to_clips`, where the networks do that."""
+    return clips
+
+
 def recognizer_state(checkpoint: Path) -> dict:
     """A checkpoint that can predict: a `recognizer`, or a `revit`, which is a backbone alone."""
     state = load_checkpoint(checkpoint)
@@ -200,6 +221,7 @@ def recognizer_parts(
             solved = router_at(solved, asked, kind or solved.get("kind", "assigner"))
         (costs, look), rule = (prices_of(solved).levels, prices_of(solved).look), rule_of(solved)
     assigner = trained_assigner(config, state, source=checkpoint, run=run) if whole else None
+    model, assigner, run = as_decoded(model, assigner, run)
     return {
         "router": Router(model, assigner, costs=costs, rule=rule, look=look, heads=heads_of(state)),
         "config": config,

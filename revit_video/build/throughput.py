@@ -62,8 +62,8 @@ def trained_speed_job(
 ) -> SpeedJob:
     """A trained recognizer on the first clips of its test list."""
     config = checkpoint_config(checkpoint, overrides)
-    run = build_device(config)
-    job = test_job(config, checkpoint, run)
+    job = test_job(config, checkpoint, build_device(config))
+    run = job.evaluation.run
     views = {"num_crops": job.num_crops, "limit": clips}
 
     def decoded() -> Iterator[Tensor]:

@@ -40,7 +40,7 @@ def time_points(
             title = title_of(row.name, name)
             batched[title] = (over(run, several), sum(map(len, several)))
             single[title] = (over(run, alone), len(alone))
-            peak = peak_bytes(lambda run=run, part=several[0]: run(part), clips.device)
+            peak = peak_bytes(lambda run=run, part=several[0]: run(part), job.evaluation.run.device)
             memory[title] = (weights + peak) / 2**20
     rounds = {"warmup": warmup, "repeats": repeats}
     fast = interleave({title: run for title, (run, _) in batched.items()}, items=1, **rounds)

@@ -129,15 +129,17 @@ class ResizePatchEmbed(nn.Module):
         self.proj = patch_projection(channels, dim, patch, tubelet=tubelet)
 
     def forward(self, clips: Tensor) -> Tensor:
-        if clips.shape[-2:] != self.size:
-            frames = clips.transpose(1, 2)
-            pixels = frames.flatten(0, 1).to(torch.promote_types(clips.dtype, torch.float32))
-            # in float32 at least: torch has no antialiased resize of bfloat16 on a CPU
-            small = F.interpolate(
-                pixels, size=self.size, mode="bilinear", antialias=True, align_corners=False
-            )
-            clips = small.to(clips.dtype).unflatten(0, frames.shape[:2]).transpose(1, 2)
-        return project_patches(self.proj.weight, self.proj.bias, clips)
+        return project_patches(self.proj.weight, self.proj.bias, self.resize(clips))
+
+    def resize(self, clips: Tensor) -> Tensor:
+        """Clips (B, C, T, H, W) in the size of this length; such as have it already are left alone."""
+        if clips.shape[-2:] == self.size:
+            return clips
+        frames = clips.transpose(1, 2)
+        pixels = frames.flatten(0, 1).to(torch.promote_types(clips.dtype, torch.float32))
+        # in float32 at least: torch has no antialiased resize of bfloat16 on a CPU
+        small = F.interpolate(pixels, size=self.size, mode="bilinear", antialias=True, align_corners=False)
+        return small.to(clips.dtype).unflatten(0, frames.shape[:2]).transpose(1, 2)
 
     def grow_from(self, other: "ResizePatchEmbed") -> None:
         resample_kernel(other.proj, self.proj)

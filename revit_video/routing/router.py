@@ -16,15 +16,21 @@ from revit_video.routing.rule import Rule
 def run_at_levels(backbone: nn.Module, clips: Tensor, levels: Tensor, *, batch_size: int = 0) -> Tensor:
     """Logits (M, K) of clips (M, C, T, H, W), each at its own level (M,), in the order of `clips`.
 
-    Groups run as batches of at most `batch_size` clips (0: the whole group at once); a level nobody chose
-    costs nothing.
+    They are on the backbone's device; clips and levels may be on the host (`from_pixels`). Groups run as
+    batches of at most `batch_size` clips (0: the whole group at once); a level nobody chose costs nothing.
     """
-    logits = clips.new_empty(len(clips), backbone.num_classes)
+    logits = empty_logits(backbone, clips, len(clips))
     for level in levels.unique().tolist():
         rows = (levels == level).nonzero().squeeze(1)
         for part in rows.split(batch_size or len(rows)):
             logits[part] = backbone(clips[part], level).to(logits.dtype)
     return logits
+
+
+def empty_logits(backbone: nn.Module, clips: Tensor, *shape: int) -> Tensor:
+    """Room for logits (*shape, K): of the clips' kind, or of the backbone's where clips are pixels."""
+    like = clips if clips.is_floating_point() else next(backbone.parameters())
+    return like.new_empty(*shape, backbone.num_classes)
 
 
 @dataclass(frozen=True)
@@ -42,7 +48,8 @@ class Router(nn.Module):
     hybrid.
 
     Args:
-        assigner: clips (M, C, T, H, W) to logits (M, L); None where the rule does not ask it.
+        assigner: clips (M, C, T, H, W) to logits (M, L); None where the rule does not ask it. With networks
+            of `from_pixels` all clips here are uint8 (M, T, C, H, W) on the host.
         costs: GMACs of a view at each level. look: GMACs of the assigner for a clip.
         heads: of several lists of classes; the confidence is then that of the most probable label.
     """
@@ -66,7 +73,7 @@ class Router(nn.Module):
         if not self.rule.looks or not len(clips):
             return torch.full((len(clips),), len(self.costs) - 1, device=clips.device)
         wishes = [self.assigner(part) for part in clips.split(batch_size or len(clips))]
-        return self.rule.starts(torch.cat(wishes).float(), self.costs)
+        return self.rule.starts(torch.cat(wishes).float(), self.costs).to(clips.device)
 
     def forward(self, clips: Tensor, *, batch_size: int = 0) -> Routed:
         """Clips (M, C, T, H, W), each by itself; logits are (M, K)."""
@@ -85,12 +92,12 @@ class Router(nn.Module):
         look_at = num_views // 2 if look_at is None else look_at
         starts = self.starts(views[:, look_at], batch_size=batch_size)
         at = starts.clone()  # the level that a clip is to run at next, or stopped at
-        logits = views.new_empty(len(views), num_views, self.backbone.num_classes)
+        logits = empty_logits(self.backbone, views, len(views), num_views)
         for level in reversed(range(len(self.costs))):
             rows = (at == level).nonzero().squeeze(1)
             if len(rows):
                 logits[rows] = self.run_level(views[rows], level, batch_size=batch_size)
-                at[rows[~self.sure(logits[rows], level)]] = level - 1
+                at[rows[~self.sure(logits[rows], level).to(at.device)]] = level - 1
         gmacs = self.rule.cost(starts, at, self.costs, look=self.look / num_views)
         return Routed(logits, starts, at, gmacs)
 
