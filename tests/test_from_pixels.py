@@ -20,6 +20,7 @@ from revit_video.routing.rule import assigner_rule, cascade_rule
 from revit_video.stages.job import all_levels
 from revit_video.train.log import RunLog
 from revit_video.transform import normalise
+from revit_video.types import InputError
 
 pytest_plugins = ["run_fixtures"]
 
@@ -73,6 +74,15 @@ def test_the_longest_length_has_the_logits_of_the_whole_frame_bit_for_bit(networ
     backbone, _, from_pixels, _ = networks
     clips = pixels(backbone, 3)
     assert torch.equal(from_pixels(clips, 0), backbone(normalise(clips, **LOOKS), 0))
+
+
+def test_a_clip_of_the_size_of_another_length_is_refused_with_both_sizes_that_fit(networks):
+    backbone = networks[0]
+    wrong, own = backbone.patch_embeds[2].size, backbone.patch_embeds[1].size
+    clips = torch.zeros(1, 3, backbone.num_frames, *wrong)
+    crop, fits = "x".join(map(str, backbone.crop)), "x".join(map(str, own))
+    with pytest.raises(InputError, match=rf"of {crop}, or of {fits} at this length"):
+        backbone(clips, 1)
 
 
 @torch.inference_mode()

@@ -245,6 +245,8 @@ class ReViT(nn.Module):
             raise InputError(
                 f"the clip has {frames} frames of {height}x{width} px, but this model takes "
                 f"{self.num_frames} of {self.crop[0]}x{self.crop[1]}"
+                + f", or of {own[0]}x{own[1]} at this length"
+                * (own != self.crop)
             )
         if self.center_clips:
             clips = clips - clips.mean(dim=2, keepdim=True)

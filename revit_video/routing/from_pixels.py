@@ -41,11 +41,7 @@ class BackboneFromPixels(nn.Module):
     def __init__(self, backbone: ReViT, to_clips: ToClips) -> None:
         super().__init__()
         self.backbone, self.to_clips = backbone, to_clips
-        self.num_classes, self.num_frames, self.crop = (
-            backbone.num_classes,
-            backbone.num_frames,
-            backbone.crop,
-        )
+        self.num_classes, self.num_frames = backbone.num_classes, backbone.num_frames
         self.token_lengths, self.num_levels = backbone.token_lengths, backbone.num_levels
 
     def level_of(self, token_length: int) -> int:
