@@ -88,8 +88,15 @@ def timed(batches: Iterable) -> tuple[float, float]:
 
 
 def mebibytes_per_worker(batches: Iterable) -> float | None:
-    """The most that a worker process has to itself while the batches are made; None without processes."""
-    most = [private_mebibytes(child.pid) for _ in batches for child in multiprocessing.active_children()]
+    """The most that a worker process has to itself while the batches are made; None without processes.
+
+    Processes that were there before belong to somebody else.
+    """
+    others = {child.pid for child in multiprocessing.active_children()}
+    most = []
+    for _ in batches:
+        own = {child.pid for child in multiprocessing.active_children()} - others
+        most += map(private_mebibytes, own)
     return max(most, default=None)
 
 

@@ -1,5 +1,6 @@
 """The loader: the same batches whatever reads them, and processes that die or hang with one clear line."""
 
+import multiprocessing
 import os
 import random
 import signal
@@ -459,7 +460,19 @@ def test_workers_share_the_list_and_do_not_copy_it(kind, shares):
 # --- the benchmark ----------------------------------------------------------------------------------------
 
 
-def test_the_benchmark_prints_a_row_per_way_and_number_of_workers(monkeypatch, capsys):
+@pytest.fixture
+def somebody_elses_process():
+    """As the reader that another test has left waiting for work."""
+    child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(600,), daemon=True)
+    child.start()
+    yield
+    child.kill()
+    child.join()
+
+
+def test_the_benchmark_prints_a_row_per_way_and_number_of_workers(
+    monkeypatch, capsys, somebody_elses_process
+):
     monkeypatch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")
     decode, benchmark = import_module("decode"), import_module("loader")
     monkeypatch.setattr(decode, "NUM_FRAMES", 16)
