@@ -11,21 +11,22 @@ from class_images import IMAGE_SETTINGS, make_images
 from small_run import ROOT, run_tool
 
 from revit_video.build import build_model, training_plan
-from revit_video.compare.command import asked_for, seeds_of, split_words
+from revit_video.compare.command import against_of, asked_for, seeds_of, split_words
 from revit_video.compare.methods import METHODS, comparison_of, method
 from revit_video.compare.points import Point
 from revit_video.compare.rows import Comparison, Published, Row, in_order, placeholders
 from revit_video.compare.runs import Study, steps_seconds
-from revit_video.compare.table import mean_curve, table_row
+from revit_video.compare.table import differences, mean_curve, table_row
 from revit_video.config import config_to_dict, load_config
-from revit_video.evaluate.metrics import bootstrap_interval
+from revit_video.evaluate.metrics import bootstrap_interval, paired_difference
 from revit_video.recognizer import Recognizer
 from revit_video.types import InputError
 
 RECIPE = ROOT / "configs/trashnet/revit_deit_tiny.yaml"
 FACTS = {"name": "deit_tiny", "token_lengths": [8, 4, 2], "num_frames": 6, "sampling_rate": 2}
-FACTS |= {"epochs": 30.0, "budget_gmacs": 0.25}
+FACTS |= {"epochs": 30.0, "budget_gmacs": 0.25, "same_cost": [7, 20, 60]}
 NAMED = [*METHODS, "evit_0.7", "evit_0.5_oracle", "tome_r4", "tome_r4_off_the_shelf", "random_drop_0.5"]
+SAME_COST = ("longest_same_cost", "middle_same_cost", "shortest_same_cost")
 TABLE = [  # in the order of the table
     "longest",
     "tome_r4_off_the_shelf",
@@ -68,6 +69,18 @@ def test_a_row_comes_after_the_one_it_starts_from():
         (lambda: asked_for({}, images=True), "give either methods="),
         (lambda: asked_for({"methods": "revit"}, images=True), "must be a list of names"),
         (lambda: asked_for({"ablation": "table9"}, images=True), "no ablation named 'table9'; there are:"),
+        (
+            lambda: asked_for({"ablation": "stems", "rows": ["conf"]}, images=True),
+            "no row named conf; there are: conv, conv_stem, resize",
+        ),
+        (
+            lambda: asked_for({"methods": ["revit"], "rows": ["revit"]}, images=True),
+            "rows=.* are some rows of an ablation",
+        ),
+        (
+            lambda: against_of({"against": "revot, cascade"}, comparison_of(["revit"], images=True)),
+            "against is 'revot, cascade', but must be a row, or one of its points .* the rows are: revit",
+        ),
         (lambda: seeds_of({"seeds": [1, 1]}), r"seeds is \[1, 1\], but must be a list of different"),
     ],
 )
@@ -84,8 +97,27 @@ def test_every_method_is_a_model_of_the_config_with_settings_that_exist(name):
         build_model(config, 5)
     kept = config_to_dict(config)
     plain = config_to_dict(load_config(None, [*IMAGE_SETTINGS, "data.root=x"]))
+    if name in SAME_COST:  # more steps of it
+        assert kept["solver"].pop("max_steps") != plain["solver"].pop("max_steps")
     for group in ("solver", "augment", "test", "assigner"):
         assert kept[group] == plain[group], "one recipe for all"
+
+
+def test_some_rows_of_an_ablation_come_with_those_they_start_from():
+    chosen = asked_for({"ablation": "labels", "rows": ["soft"]}, images=True)
+    assert [row.name for row in chosen.rows] == ["shortest_right", "soft"]
+
+
+def test_a_length_alone_can_be_trained_at_the_cost_of_all(config):
+    """Steps times the cost of a step; lengths alone have no distillation token."""
+    whole = training_plan(load_config(config, []))
+    study = Study.of(comparison_of(list(SAME_COST), images=True), str(config), [], (0,), config.parent / "x")
+    for row in study.rows:
+        plan = training_plan(study.config(row, 0))
+        step = plan["gmacs"] / plan["steps"]
+        assert abs(plan["gmacs"] - whole["gmacs"]) <= step / 2, row.name
+    plain = training_plan(load_config(config, ["model.token_lengths=[8]", "model.distill_token=false"]))
+    assert training_plan(study.config(study.rows[0], 0))["steps"] > plain["steps"]
 
 
 # numbers
@@ -99,6 +131,31 @@ def test_a_row_of_the_table_is_the_mean_over_the_seeds_with_an_interval_over_the
     assert row["top1"] == pytest.approx(50) and row["gmacs"] == 2.5
     assert row["top1_std"] == pytest.approx((100 / 3) / math.sqrt(2))
     assert (row["top1_low"], row["top1_high"]) == bootstrap_interval(torch.tensor([1.0, 0.0, 0.5]))
+
+
+def test_differences_are_paired_over_the_videos_and_to_the_point_of_the_same_name():
+    def seeds(*hits: list[float]) -> list[Point]:
+        return [Point("", 1.0, dict(enumerate(one))) for one in hits]
+
+    found = {
+        ("a", "8x8"): seeds([1.0, 0.0, 1.0, 1.0], [1.0, 1.0, 0.0, 1.0]),
+        ("a", "4x4"): seeds([0.0, 0.0, 0.0, 1.0], [0.0, 0.0, 0.0, 1.0]),
+        ("b", "8x8"): seeds([0.0, 0.0, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0]),
+        ("b", "4x4"): seeds([0.0, 0.0, 0.0, 1.0], [0.0, 1.0, 0.0, 1.0]),
+        ("b", "cascade"): seeds([1.0, 1.0, 1.0, 1.0], [1.0, 1.0, 1.0, 1.0]),
+    }
+    over = differences(found, "a")
+    assert {title: row["versus"] for title, row in over.items()} == {
+        "b, 8x8": "a, 8x8",
+        "b, 4x4": "a, 4x4",
+        "b, cascade": "a, 8x8",
+    }
+    ours, theirs = torch.tensor([0.5, 0.0, 0.0, 0.0]), torch.tensor([1.0, 0.5, 0.5, 1.0])
+    assert over["b, 8x8"] == {"versus": "a, 8x8", **paired_difference(ours, theirs)}
+    assert over["b, 8x8"]["difference"] == pytest.approx(-62.5)
+    assert {row["versus"] for row in differences(found, "b, cascade").values()} == {"b, cascade"}
+    with pytest.raises(InputError, match=r"against is 'b, 2x2', which is no row and no point .*: a, 8x8;"):
+        differences(found, "b, 2x2")
 
 
 def test_curves_of_several_seeds_meet_at_the_budgets_that_all_have():
@@ -159,7 +216,9 @@ def test_every_way_to_run_every_row_is_in_the_table_and_what_failed_is_named(fin
     assert [row["title"] for row in result["rows"]] == TABLE
     for row in result["rows"]:
         assert row["clips_per_s"] > 0 and row["ms"] > 0 and row["peak_mib"] > 0 and row["training_s"] > 0
+    assert [row["over"] and row["over"]["versus"] for row in result["rows"]] == [None] + ["longest"] * 5
     text = (folder / "comparison.md").read_text()
+    assert "so is the difference to longest" in text
     assert "Not finished:\n\n- tome_r99, seed 0: " in text
     assert "Published on ImageNet, for orientation only" in text and "arXiv:2307.02092" in text
     assert (folder / "accuracy_vs_gmacs.png").exists() and (folder / "accuracy_vs_time.png").exists()

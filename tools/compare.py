@@ -6,9 +6,10 @@
     python tools/compare.py --cfg CFG methods=[...] output_dir=... data.root=... --dry-run
 
 Every row and seed is an ordinary run in output_dir/ROW/seedN: what is finished is kept, and the same command
-goes on with the rest. Leaves comparison.json, comparison.md and two pictures in output_dir. Other key=value
-are settings of all rows. A row that fails is named at the end, and the exit code is 1. Methods:
-docs/compare.md.
+goes on with the rest. Leaves comparison.json, comparison.md and two pictures in output_dir. rows=[...] takes
+some rows of an ablation, against=ROW (or 'ROW, POINT') says what accuracies are compared with, paired video
+by video. Other key=value are settings of all rows. A row that fails is named at the end, and the exit code
+is 1. Methods: docs/compare.md.
 """
 
 import sys

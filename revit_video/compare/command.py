@@ -16,7 +16,7 @@ from revit_video.compare.methods import comparison_of
 from revit_video.compare.points import Point, points_of, test_job_of
 from revit_video.compare.rows import Comparison, Row
 from revit_video.compare.runs import Study, run_row, training_cost, training_seconds
-from revit_video.compare.table import mean_curves, table_row, write_result
+from revit_video.compare.table import differences, mean_curves, table_row, write_result
 from revit_video.compare.timing import time_points
 from revit_video.config import load_config
 from revit_video.report.provenance import provenance
@@ -34,7 +34,7 @@ PLAN = {
     "gmacs": ("training GMACs of a seed", ",.0f"),
     "overrides": ("what differs", ""),
 }
-OWN = ("methods", "seeds", "ablation")  # keys of the command line that are no settings
+OWN = ("methods", "seeds", "ablation", "rows", "against")  # keys of the command line that are no settings
 
 
 def split_words(words: Sequence[str]) -> tuple[dict[str, object], list[str]]:
@@ -52,19 +52,26 @@ def split_words(words: Sequence[str]) -> tuple[dict[str, object], list[str]]:
 
 
 def asked_for(own: Mapping[str, object], *, images: bool) -> Comparison:
-    """The rows of `methods=` or `ablation=`."""
+    """The rows of `methods=` or `ablation=`; of an ablation those of `rows=` alone."""
     if ("methods" in own) == ("ablation" in own):
         raise InputError("give either methods=[longest,revit,...] or ablation=NAME")
     if "methods" in own:
-        names = own["methods"]
-        if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
-            raise InputError(f"methods is {names!r}, but must be a list of names such as [longest,revit]")
-        return comparison_of(names, images=images)
+        if "rows" in own:
+            raise InputError("rows=[...] are some rows of an ablation; with methods=[...] name them there")
+        return comparison_of(names_of(own, "methods", "[longest,revit]"), images=images)
     from revit_video.compare.ablations import ABLATIONS
 
     if own["ablation"] not in ABLATIONS:
         raise InputError(f"no ablation named {own['ablation']!r}; there are: {', '.join(ABLATIONS)}")
-    return ABLATIONS[own["ablation"]]
+    whole = ABLATIONS[own["ablation"]]
+    return whole.only(names_of(own, "rows", "[soft,hard]")) if "rows" in own else whole
+
+
+def names_of(own: Mapping[str, object], key: str, example: str) -> list[str]:
+    names = own[key]
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+        raise InputError(f"{key} is {names!r}, but must be a list of names such as {example}")
+    return names
 
 
 def seeds_of(own: Mapping[str, object]) -> tuple[int, ...]:
@@ -73,6 +80,20 @@ def seeds_of(own: Mapping[str, object]) -> tuple[int, ...]:
     if not whole or len(set(seeds)) < len(seeds):
         raise InputError(f"seeds is {seeds!r}, but must be a list of different whole numbers such as [0,1,2]")
     return tuple(seeds)
+
+
+def against_of(own: Mapping[str, object], comparison: Comparison) -> str:
+    """What accuracies are compared with: a row or one of its points (`revit, cascade`); the first row if
+    nothing is said.
+    """
+    names = [row.name for row in comparison.rows]
+    against = own.get("against", names[0])
+    if not isinstance(against, str) or against.partition(", ")[0] not in names:
+        raise InputError(
+            f"against is {against!r}, but must be a row, or one of its points such as 'revit, cascade'; the "
+            f"rows are: {', '.join(names)}"
+        )
+    return against
 
 
 def compare(cfg: str, words: Sequence[str], *, dry_run: bool = False) -> int:
@@ -87,11 +108,12 @@ def compare(cfg: str, words: Sequence[str], *, dry_run: bool = False) -> int:
     title = build.comparison_title(config)
     comparison = asked_for(own, images=title["images"])
     folder = build.run_plan(config).output_dir
+    against = against_of(own, comparison)
     study = Study.of(comparison, cfg, given, seeds_of(own), folder)
     if dry_run:
         return show_plan(study)
     failed = train_all(study)
-    result = collect(study, comparison, title, failed)
+    result = collect(study, comparison, title, failed, against=against)
     write_result(result, folder)
     print(f"\ncomparison: {folder / 'comparison.md'}")
     for name, why in failed.items():
@@ -143,9 +165,19 @@ def reason(error: Exception) -> str:
     return " ".join(f"{'' if isinstance(error, InputError) else type(error).__name__ + ': '}{error}".split())
 
 
-def collect(study: Study, comparison: Comparison, title: Mapping, failed: dict[str, str]) -> dict:
-    """Test all that is trained, and time the first seed of every row. What fails is added to `failed`."""
-    log, rows, curves, jobs = RunLog(None), [], {}, {}
+def collect(
+    study: Study,
+    comparison: Comparison,
+    title: Mapping,
+    failed: dict[str, str],
+    *,
+    against: str,
+) -> dict:
+    """Test all that is trained, and time the first seed of every row. What fails is added to `failed`.
+
+    against: what accuracies are compared with, see `differences`.
+    """
+    log, rows, curves, jobs, everything = RunLog(None), [], {}, {}, {}
     for row in study.rows:
         found: dict[int, tuple[list[Point], dict]] = {}
         for seed in study.seeds:
@@ -158,16 +190,23 @@ def collect(study: Study, comparison: Comparison, title: Mapping, failed: dict[s
             with noting(row.name, failed):
                 first = next(iter(found))
                 job = test_job_of(study.config(row, first), row, RunFolder(study.path(row, first)))
-                rows += rows_of(study, row, {seed: points for seed, (points, _) in found.items()})
+                points = by_point({seed: points for seed, (points, _) in found.items()})
+                rows += rows_of(study, row, points)
+                everything |= {(row.name, name): list(seeds.values()) for name, seeds in points.items()}
                 curves[row.name] = mean_curves([curve for _, curve in found.values()])
                 jobs[row] = job
+    over: dict[str, dict] = {}
+    if everything:
+        with noting("differences", failed):
+            over = differences(everything, against)
     timed: dict[str, dict] = {}
     with noting("timing", failed):
         timed = time_points(jobs, batch_size=title["batch_size"]) if jobs else {}
     return {
         "title": dict(title),
         "seeds": list(study.seeds),
-        "rows": [{**row, **timed.get(row["title"], {})} for row in rows],
+        "against": against,
+        "rows": [{**row, "over": over.get(row["title"]), **timed.get(row["title"], {})} for row in rows],
         "curves": curves,
         "published": [asdict(one) for one in comparison.published],
         "failed": failed,
@@ -186,21 +225,25 @@ def noting(name: str, failed: dict[str, str]) -> Iterator[None]:
         failed[name] = reason(error)
 
 
-def rows_of(study: Study, row: Row, found: Mapping[int, list[Point]]) -> list[dict]:
-    """The table's rows of a row: its points, those that all seeds have."""
-    first = next(iter(found))
-    cost = training_cost(study, row, first)
-    seconds = [training_seconds(study, row, seed, clips=cost["clips"]) for seed in found]
+def by_point(found: Mapping[int, list[Point]]) -> dict[str, dict[int, Point]]:
+    """The seeds of each of a row's points, by name."""
+    return {
+        name: {seed: point for seed, points in found.items() for point in points if point.name == name}
+        for name in [point.name for point in next(iter(found.values()))]
+    }
+
+
+def rows_of(study: Study, row: Row, found: Mapping[str, Mapping[int, Point]]) -> list[dict]:
+    """The table's rows of a row: its points."""
+    seeds = list(next(iter(found.values())))
+    cost = training_cost(study, row, seeds[0])
+    seconds = [training_seconds(study, row, seed, clips=cost["clips"]) for seed in seeds]
     shared = {
         "params": cost["params"],
         "training_gmacs": cost["gmacs"],
         "training_s": sum(seconds) / len(seconds),
     }
-    made = []
-    for name in [point.name for point in found[first]]:
-        by_seed = {seed: point for seed, points in found.items() for point in points if point.name == name}
-        made.append({**table_row(row.name, name, by_seed), **shared})
-    return made
+    return [{**table_row(row.name, name, by_seed), **shared} for name, by_seed in found.items()]
 
 
 def surroundings(jobs: Mapping) -> dict:

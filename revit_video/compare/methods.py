@@ -37,9 +37,11 @@ def reduced(reducer: str, *overrides: str) -> tuple[str, ...]:
 METHODS: dict[str, Row] = {
     row.name: row
     for row in (
-        Row("longest", one_length("$longest")),
-        Row("middle", one_length("$middle")),
-        Row("shortest", one_length("$shortest")),
+        *(Row(name, one_length(f"${name}")) for name in ("longest", "middle", "shortest")),
+        *(
+            Row(f"{name}_same_cost", one_length(f"${name}", f"solver.max_steps=${name}_steps"))
+            for name in ("longest", "middle", "shortest")
+        ),
         Row("revit", reads=ADAPTIVE),
         Row(
             "fewer_frames",

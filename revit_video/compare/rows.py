@@ -71,6 +71,16 @@ class Comparison:
     rows: tuple[Row, ...]
     published: tuple[Published, ...] = ()
 
+    def only(self, names: Sequence[str]) -> Comparison:
+        """These of its rows, and those they start from."""
+        wanted, known = set(names), {row.name: row for row in self.rows}
+        if unknown := wanted - known.keys():
+            raise InputError(f"no row named {', '.join(sorted(unknown))}; there are: {', '.join(known)}")
+        for name in list(names):
+            while (name := known[name].starts_from) is not None:
+                wanted.add(name)
+        return replace(self, rows=tuple(row for row in self.rows if row.name in wanted))
+
     def __post_init__(self) -> None:
         names = [row.name for row in self.rows]
         for name in names:
@@ -92,20 +102,25 @@ def placeholders(
     sampling_rate: int,
     epochs: float,
     budget_gmacs: float,
+    same_cost: Sequence[int],
 ) -> dict[str, object]:
     """What overrides of rows may refer to, from the settings of the config. `a_30th` and `a_third` are epochs
-    of the training.
+    of the training; `same_cost` are steps for each length, alone as dear as the config's training.
     """
+    middle = len(token_lengths) // 2
     return {
         "model": name,
         "longest": token_lengths[0],
-        "middle": token_lengths[len(token_lengths) // 2],
+        "middle": token_lengths[middle],
         "shortest": token_lengths[-1],
         "half_frames": max(1, num_frames // 2),
         "double_rate": 2 * sampling_rate,
         "a_30th": epochs / 30,
         "a_third": epochs / 3,
         "budget_gmacs": budget_gmacs,
+        "longest_steps": same_cost[0],
+        "middle_steps": same_cost[middle],
+        "shortest_steps": same_cost[-1],
     }
 
 

@@ -8,17 +8,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from revit_video.compare.points import Point, title_of
-from revit_video.evaluate.metrics import bootstrap_interval
+from revit_video.evaluate.metrics import bootstrap_interval, paired_difference
 from revit_video.report.plots import INK, MUTED, OTHER_COLORS, accuracy_axes
 from revit_video.report.tables import markdown_table
+from revit_video.types import InputError
 
 COLUMNS = {
     "title": ("method", ""),
     "top1": ("top-1 %", ".2f"),
     "by_seed": ("by seed", ""),
     "interval": ("95% interval", ""),
+    "difference": ("difference", ""),
     "gmacs": ("GMACs / view", ".4g"),
     "clips_per_s": ("clips / s", ".1f"),
     "ms": ("ms at batch 1", ".2f"),
@@ -43,8 +46,7 @@ def table_row(row: str, point: str, by_seed: Mapping[int, Point]) -> dict:
     spread.
     """
     points = list(by_seed.values())
-    places = sorted(set.intersection(*(set(one.hits) for one in points)))
-    hits = torch.tensor([[one.hits[place] for place in places] for one in points], dtype=torch.float64)
+    places, hits = hits_of(points)
     top1 = (100.0 * hits.mean(dim=1)).tolist()
     low, high = bootstrap_interval(hits.mean(dim=0))
     return {
@@ -60,6 +62,41 @@ def table_row(row: str, point: str, by_seed: Mapping[int, Point]) -> dict:
         "top1_high": high,
         "gmacs": statistics.fmean(one.gmacs for one in points),
     }
+
+
+def hits_of(points: Sequence[Point]) -> tuple[list[int], Tensor]:
+    """Places of the N videos that all points could read, and how right each point is there, (points, N)."""
+    places = sorted(set.intersection(*(set(one.hits) for one in points)))
+    hits = [[one.hits[place] for place in places] for one in points]
+    return places, torch.tensor(hits, dtype=torch.float64)
+
+
+def differences(found: Mapping[tuple[str, str], Sequence[Point]], against: str) -> dict[str, dict]:
+    """Each point's accuracy minus that of another, by title: `versus` says of which, `difference` in points
+    with its 95% interval, a bootstrap over the videos of the mean over the seeds.
+
+    found: the seeds of each (row, point). against: a row, whose point of the same name (else its first one)
+    every point is compared with; or the title of a point.
+
+    Raises:
+        InputError: there is no such row or point.
+    """
+    titles = {title_of(*at): at for at in found}
+    rows = {at[0]: at for at in reversed(found)}  # their first points
+    if against not in rows and against not in titles:
+        raise InputError(
+            f"against is {against!r}, which is no row and no point of this comparison: {'; '.join(titles)}"
+        )
+    made = {}
+    for title, at in titles.items():
+        same = (against, at[1])
+        other = same if same in found else rows[against] if against in rows else titles[against]
+        if other != at:
+            count = len(found[at])
+            _, hits = hits_of([*found[at], *found[other]])
+            paired = paired_difference(hits[:count].mean(dim=0), hits[count:].mean(dim=0))
+            made[title] = {"versus": title_of(*other), **paired}
+    return made
 
 
 def mean_curve(curves: Sequence[Sequence[Mapping]]) -> list[dict[str, float]]:
@@ -83,7 +120,11 @@ def mean_curves(curves: Sequence[Mapping[str, Sequence[Mapping]]]) -> dict[str, 
 def shown(row: Mapping) -> dict:
     """A row of the table in words where numbers are several."""
     by_seed = ", ".join(f"{value:.1f}" for value in row["top1_by_seed"])
-    return {**row, "by_seed": by_seed, "interval": f"{row['top1_low']:.1f} to {row['top1_high']:.1f}"}
+    interval = f"{row['top1_low']:.1f} to {row['top1_high']:.1f}"
+    difference = None
+    if over := row.get("over"):
+        difference = f"{over['difference']:+.1f} ({over['low']:+.1f} to {over['high']:+.1f})"
+    return {**row, "by_seed": by_seed, "interval": interval, "difference": difference}
 
 
 def as_markdown(result: Mapping) -> str:
@@ -94,9 +135,11 @@ def as_markdown(result: Mapping) -> str:
         if result["rows"]
         else "Nothing finished.",
         f"Accuracies are means over seeds {', '.join(map(str, result['seeds']))}, with a bootstrap interval "
-        "over the test videos. GMACs count the assigner and every exit that ran. Speed and memory: batches "
-        f"of {title['batch_size']}, one process, in turns, medians, weights of the first seed. Training is "
-        "stage 1, with that of the row it starts from.",
+        "over the test videos, and so is the difference to "
+        f"{result['against']} (where that has several points, to the one of the same name, else to its "
+        "first), paired video by video. GMACs count the assigner and every exit that ran. Speed and memory: "
+        f"batches of {title['batch_size']}, one process, in turns, medians, weights of the first seed. "
+        "Training is stage 1, with that of the row it starts from.",
     ]
     if result["failed"]:
         parts.append(
