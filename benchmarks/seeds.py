@@ -54,6 +54,8 @@ def as_text(reports: list[dict]) -> str:
         "over": ("over", ""),
         "mean": ("points, mean", "+.2f"),
         "each": ("each seed, 95% interval", ""),
+        "in_time": ("in the same time", ""),
+        "ms": ("ms / view", ".3g"),
     }
     parts.append(markdown_table(curve_table(reports), columns))
     if all("tags" in report for report in reports):
@@ -102,6 +104,7 @@ def curve_table(reports: list[dict]) -> list[dict]:
                 ),
                 "top1": statistics.mean(r["top1"] for r in same),
                 "runs": ", ".join(f"{r['top1']:.1f}" for r in same),
+                "ms": statistics.mean(r["ms"] for r in same) if all("ms" in r for r in same) else None,
             }
             rows.append(row | over_row(same))
     return rows
@@ -113,12 +116,17 @@ def at(row: dict, place: int) -> float:
 
 def over_row(same: list[dict]) -> dict:
     """What the points of one router and budget are paired with, and by how much they are above it."""
+    in_time = each_of(same, "over_pure_in_time") if all("over_pure_in_time" in row for row in same) else ""
     for name, words in (("over_random", "random"), ("over_pure", "the better of assigner and cascade")):
         if name in same[0]:
-            seen = [row[name] for row in same]
-            each = ", ".join(f"{s['difference']:+.1f} ({s['low']:+.1f} to {s['high']:+.1f})" for s in seen)
-            return {"over": words, "mean": statistics.mean(s["difference"] for s in seen), "each": each}
-    return {"over": "", "mean": None, "each": ""}
+            mean = statistics.mean(row[name]["difference"] for row in same)
+            return {"over": words, "mean": mean, "each": each_of(same, name), "in_time": in_time}
+    return {"over": "", "mean": None, "each": "", "in_time": ""}
+
+
+def each_of(same: list[dict], name: str) -> str:
+    seen = [row[name] for row in same]
+    return ", ".join(f"{one['difference']:+.1f} ({one['low']:+.1f} to {one['high']:+.1f})" for one in seen)
 
 
 def tag_table(reports: list[dict], lengths: list[str]) -> list[dict]:

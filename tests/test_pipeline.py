@@ -40,6 +40,7 @@ FILES = {
     "report.json",
     "report.md",
     "accuracy_vs_gmacs.png",
+    "accuracy_vs_time.png",
     "lengths.png",
     "log.jsonl",
     "checkpoints/revit.pt",
@@ -51,8 +52,10 @@ def numbers(run: Path) -> dict:
     """The report without what differs from run to run: times, date, command, and commit."""
     report = report_of(run)
     report.pop("throughput", None)
-    for row in [*report["per_length"], report["adaptive"]]:
-        row.pop("clips_per_s", None)
+    points = [row for rows in report["curve"].values() for row in rows]
+    for row in [*report["per_length"], report["adaptive"], *points]:
+        for key in ("clips_per_s", "ms", "over_pure_in_time"):
+            row.pop(key, None)
     for key in ("date", "command", "commit"):
         report["protocol"].pop(key)
     return report

@@ -12,7 +12,7 @@ from matplotlib.image import imread
 
 import revit_video
 from revit_video.report import provenance as provenance_module
-from revit_video.report.plots import plot_accuracy_vs_gmacs, plot_length_sheet, spread
+from revit_video.report.plots import plot_accuracy_vs_cost, plot_length_sheet, spread
 from revit_video.report.provenance import provenance
 from revit_video.report.tables import console_table, markdown_table
 from revit_video.report.throughput import interleave, time_model
@@ -95,8 +95,8 @@ def test_every_result_given_is_on_the_plot(tmp_path):
     oracle = {"oracle": {"gmacs": 66, "top1": 98.0}}
     blue, gold, black = (0x0F, 0x6C, 0xBD), (0xD9, 0x9A, 0x00), (0x1F, 0x24, 0x30)
     full, bare = tmp_path / "full.png", tmp_path / "bare.png"
-    plot_accuracy_vs_gmacs(full, fixed=FIXED, curves=curves, points=oracle, title="made up")
-    plot_accuracy_vs_gmacs(bare, fixed=[], curves={"random": curves["random"]}, title="made up")
+    plot_accuracy_vs_cost(full, fixed=FIXED, curves=curves, points=oracle, title="made up")
+    plot_accuracy_vs_cost(bare, fixed=[], curves={"random": curves["random"]}, title="made up")
     assert imread(full).shape[1] == 1200
     for color in (blue, gold):
         assert coloured(full, color) > 100 and coloured(bare, color) == 0
@@ -105,7 +105,7 @@ def test_every_result_given_is_on_the_plot(tmp_path):
 
 def test_the_same_numbers_give_the_same_picture_in_any_order(tmp_path):
     for name, order in (("a", 1), ("b", -1)):
-        plot_accuracy_vs_gmacs(
+        plot_accuracy_vs_cost(
             tmp_path / f"{name}.png",
             fixed=FIXED[::order],
             curves={"cascade": CURVE[::order]},
@@ -121,14 +121,14 @@ def test_labels_keep_their_distance_and_stay_where_there_is_room():
 
 def test_an_empty_plot_is_refused(tmp_path):
     with pytest.raises(InputError, match="nothing to plot"):
-        plot_accuracy_vs_gmacs(tmp_path / "x.png", fixed=[], curves={"cascade": []}, title="")
+        plot_accuracy_vs_cost(tmp_path / "x.png", fixed=[], curves={"cascade": []}, title="")
     with pytest.raises(InputError, match="nothing to draw"):
         plot_length_sheet(tmp_path / "x.png", groups={"7x7": []})
 
 
 def test_a_curve_without_points_is_left_out(tmp_path):
     for name, curves in (("with", {"cascade": CURVE, "assigner": []}), ("without", {"cascade": CURVE})):
-        plot_accuracy_vs_gmacs(tmp_path / f"{name}.png", fixed=FIXED, curves=curves, title="made up")
+        plot_accuracy_vs_cost(tmp_path / f"{name}.png", fixed=FIXED, curves=curves, title="made up")
     assert np.array_equal(imread(tmp_path / "with.png"), imread(tmp_path / "without.png"))
 
 

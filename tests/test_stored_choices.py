@@ -7,6 +7,7 @@ import torch
 
 from revit_video import build
 from revit_video.routing.rule import Rule
+from revit_video.stages.choices import Speeds, budget_within, curves
 from revit_video.stages.job import all_levels
 from revit_video.stages.test import choices_of, evaluate_scores, router_of, stored_of
 from revit_video.train.log import RunLog
@@ -69,3 +70,36 @@ def test_stored_accuracy_shares_and_cost_are_those_of_the_router_on_batches_as_t
     assert told["gmacs"] == pytest.approx(torch.cat(gmacs).mean().item())
     counts = torch.bincount(torch.cat(levels), minlength=3) / len(torch.cat(levels))
     assert list(told["share"].values()) == pytest.approx(counts.tolist())
+
+
+@pytest.mark.parametrize("share", ["clip", "video"])
+def test_time_is_counted_pass_by_pass_as_multiply_adds_are(scored, share):
+    """Were a millisecond a GMAC, every point would take as many of one as of the other."""
+    job, scores = scored
+    job = replace(job, share=share)
+    choices = choices_of(job, stored_of(job, scores), scores)
+    speeds = Speeds(tuple(job.costs), job.router["assigner_cost"])
+    made = curves(choices, job.router, speeds)
+    for kind in ("assigner", "cascade", "hybrid"):
+        assert made[kind]
+        for row in made[kind]:
+            assert row["ms"] == pytest.approx(row["gmacs"])
+    double = curves(choices, job.router, Speeds(tuple(2 * cost for cost in job.costs), 0.0))
+    for row, twice in zip(made["cascade"], double["cascade"], strict=True):  # it does not look
+        assert twice["ms"] == pytest.approx(2 * row["ms"])
+    assert all("ms" not in row for row in curves(choices, job.router)["hybrid"])
+
+
+def test_the_hybrid_is_paired_in_time_with_the_better_of_what_the_others_manage_by_then(scored):
+    job, scores = scored
+    choices = choices_of(job, stored_of(job, scores), scores)
+    made = curves(choices, job.router, Speeds((9.0, 3.0, 1.0), 0.5))
+    top1 = {(kind, row["budget"]): row["top1"] for kind in ("assigner", "cascade") for row in made[kind]}
+    for row in made["hybrid"]:
+        within = {kind: budget_within(made[kind], ms=row["ms"]) for kind in ("assigner", "cascade")}
+        for kind, budget in within.items():
+            later = [one["ms"] for one in made[kind] if one["ms"] <= row["ms"]]
+            assert (budget is None) == (not later)
+        pure = [top1[at] for at in within.items() if at in top1]
+        assert row["over_pure_in_time"]["difference"] == pytest.approx(row["top1"] - max(pure))
+    assert budget_within([{"ms": 2.0, "budget": 0.5}], ms=1.0) is None

@@ -186,7 +186,8 @@ def test_a_test_with_other_views_writes_beside_nothing_that_was_there(checkpoint
     costs = [row["gmacs"] for row in seen["per_length"]]
     mix = sum(part * cost for part, cost in zip(share.values(), costs, strict=True))
     assert seen["adaptive"]["gmacs"] == pytest.approx(mix + seen["adaptive"]["assigner_gmacs"] / 3)
-    names = {"config.yaml", "report.json", "report.md", "accuracy_vs_gmacs.png", "lengths.png"}
+    names = {"config.yaml", "report.json", "report.md", "lengths.png"}
+    names |= {"accuracy_vs_gmacs.png", "accuracy_vs_time.png"}
     assert set(contents(tmp_path / "crops")) == names
 
     before = contents(tmp_path)

@@ -16,6 +16,7 @@ from matplotlib.patheffects import withStroke
 
 from revit_video.types import InputError
 
+COSTS = {"gmacs": "GMACs per view", "ms": "measured ms per view, full batches"}
 INK, MUTED, GRID = "#1f2430", "#6b7280", "#e5e7eb"
 CURVE_STYLES = {  # name -> how its line looks; other names get the next of OTHER_COLORS
     "assigner": {"color": "#0f6cbd", "lw": 2.4},
@@ -29,32 +30,34 @@ POINT_STYLES = {"oracle": {"marker": "*", "s": 240, "color": "#d99a00"}, "adapti
 HALO = [withStroke(linewidth=3.5, foreground="white")]  # keeps a label readable on top of a line
 
 
-def plot_accuracy_vs_gmacs(
+def plot_accuracy_vs_cost(
     path: str | PathLike,
     *,
     fixed: Sequence[Mapping[str, float]],
     curves: Mapping[str, Sequence[Mapping[str, float]]],
     points: Mapping[str, Mapping[str, float]] | None = None,
     title: str,
+    cost: str = "gmacs",
 ) -> None:
-    """Draw top-1 (percent) over GMACs per view and write it to `path` (the suffix says the format).
+    """Draw top-1 (percent) over what a view costs and write it to `path` (the suffix says the format).
 
     Args:
-        fixed: `length`, `top1`, `gmacs` of each fixed token length: black squares.
-        curves: name -> points with `gmacs`, `top1` and, for a band, `top1_low`, `top1_high`.
-        points: name -> `gmacs`, `top1` of single results; "oracle" is a star. In the color of a curve that is
-            drawn ("adaptive" has the assigner's), a point marks a place on it and carries no name.
+        cost: `gmacs` | `ms` (measured).
+        fixed: `length`, `top1`, and the cost of each fixed token length: black squares.
+        curves: name -> points with the cost, `top1` and, for a band, `top1_low`, `top1_high`.
+        points: name -> the cost and `top1` of single results; "oracle" is a star. In the color of a curve
+            that is drawn ("adaptive" has the assigner's), a point marks a place on it and carries no name.
         title: what was measured: model, data, views.
     """
     if not fixed and not any(curves.values()) and not points:
         raise InputError("nothing to plot: fixed, curves and points are empty; give at least one of them")
-    figure, axes = accuracy_axes(title)
-    ends = _draw_curves(axes, curves)
+    figure, axes = accuracy_axes(title, xlabel=COSTS[cost])
+    ends = _draw_curves(axes, curves, cost)
     curve_colors = {color for *_, color in ends.values()}
     if fixed:
-        ends["fixed length"] = _draw_fixed(axes, sorted(fixed, key=lambda row: row["gmacs"]))
+        ends["fixed length"] = _draw_fixed(axes, sorted(fixed, key=lambda row: row[cost]), cost)
     for name, point in (points or {}).items():
-        at = (point["gmacs"], point["top1"])
+        at = (point[cost], point["top1"])
         color = CURVE_STYLES.get(name, {"color": INK})["color"]
         style = {"marker": "o", "s": 70, "color": color, **POINT_STYLES.get(name, {})}
         axes.scatter(*at, edgecolors="white", linewidths=1.0, zorder=6, **style)
@@ -114,28 +117,30 @@ def plot_length_sheet(
     figure.savefig(path)
 
 
-def _draw_fixed(axes: Axes, rows: Sequence[Mapping]) -> tuple[float, float, str]:
-    """Labelled black squares on a thin line; gives back its costly end (gmacs, top1, color)."""
-    x, y = [row["gmacs"] for row in rows], [row["top1"] for row in rows]
+def _draw_fixed(axes: Axes, rows: Sequence[Mapping], cost: str) -> tuple[float, float, str]:
+    """Labelled black squares on a thin line; gives back its costly end (cost, top1, color)."""
+    x, y = [row[cost] for row in rows], [row["top1"] for row in rows]
     axes.plot(x, y, color=INK, lw=0.9, alpha=0.6, zorder=2)
     axes.scatter(x, y, marker="s", s=52, color=INK, edgecolors="white", linewidths=0.8, zorder=5)
     for row in rows:
-        text, at = f"{row['length']}×{row['length']}", (row["gmacs"], row["top1"])
+        text, at = f"{row['length']}×{row['length']}", (row[cost], row["top1"])
         place = {"offset": (0, -10), "ha": "center"} if row is rows[-1] else {"offset": (7, -7), "ha": "left"}
         label_point(axes, text, at, color=INK, va="top", **place)
     return x[-1], y[-1], INK
 
 
-def _draw_curves(axes: Axes, curves: Mapping[str, Sequence[Mapping]]) -> dict[str, tuple[float, float, str]]:
-    """Lines and bands; gives back name -> (gmacs, top1, color) of the costly end of each."""
+def _draw_curves(
+    axes: Axes, curves: Mapping[str, Sequence[Mapping]], cost: str
+) -> dict[str, tuple[float, float, str]]:
+    """Lines and bands; gives back name -> (cost, top1, color) of the costly end of each."""
     others = iter(OTHER_COLORS * (1 + len(curves) // len(OTHER_COLORS)))
     ends = {}
     for name, rows in curves.items():
         style = CURVE_STYLES.get(name) or {"color": next(others), "lw": 2.0}
-        rows = sorted(rows, key=lambda row: row["gmacs"])
+        rows = sorted(rows, key=lambda row: row[cost])
         if not rows:  # no budget could be met
             continue
-        x, y = [row["gmacs"] for row in rows], [row["top1"] for row in rows]
+        x, y = [row[cost] for row in rows], [row["top1"] for row in rows]
         axes.plot(x, y, zorder=4, solid_capstyle="round", **style)
         if all("top1_low" in row and "top1_high" in row for row in rows):
             low, high = [row["top1_low"] for row in rows], [row["top1_high"] for row in rows]

@@ -22,8 +22,11 @@ CURVE_COLUMNS = {
     "interval": ("95% interval", ""),
     "over_random": ("over random", ""),
     "over_pure": ("over the better of the others", ""),
+    "over_pure_in_time": ("in the same time", ""),
     "gmacs": ("GMACs / view", ".4g"),
+    "ms": ("ms / view", ".3g"),
 }
+PAIRED = ("over_random", "over_pure", "over_pure_in_time")
 PARTS = {"verb": ("verb@1 %", ".1f"), "noun": ("noun@1 %", ".1f")}  # where a class is a pair of these
 
 
@@ -173,10 +176,10 @@ def as_markdown(report: dict) -> str:
 
 def curve_row(router: str, row: dict) -> dict:
     """A point of a router's curve as a row of the table."""
-    shown = {"router": router, "budget": None, **row, "over_random": None, "over_pure": None}
+    shown = {"router": router, "budget": None, "ms": None, **row, **dict.fromkeys(PAIRED)}
     if "top1_low" in row:
         shown["interval"] = f"{row['top1_low']:.1f} to {row['top1_high']:.1f}"
-    for name in ("over_random", "over_pure"):
+    for name in PAIRED:
         if name in row:
             over = row[name]
             shown[name] = f"{over['difference']:+.1f} ({over['low']:+.1f} to {over['high']:+.1f})"

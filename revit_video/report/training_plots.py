@@ -11,7 +11,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from omegaconf import OmegaConf
 
-from revit_video.report.plots import GRID, INK, MUTED, new_figure, plot_accuracy_vs_gmacs
+from revit_video.report.plots import GRID, INK, MUTED, new_figure, plot_accuracy_vs_cost
 from revit_video.types import InputError
 
 COLORS = ("#0f6cbd", "#c2410c", "#15803d", "#7c3aed", "#be185d", "#0e7490")  # of the lengths, longest first
@@ -121,7 +121,7 @@ def plot_curves(path: str | PathLike, reports: Mapping[str, Mapping]) -> None:
         title = f"{next(iter(reports))}, {views} views"
         curve = first.get("curve", {})
         points = {"adaptive": first["adaptive"], **first["baselines"]} if curve else {}
-        plot_accuracy_vs_gmacs(path, fixed=first["per_length"], curves=curve, points=points, title=title)
+        plot_accuracy_vs_cost(path, fixed=first["per_length"], curves=curve, points=points, title=title)
         return
     for name, report in reports.items():
         if report["protocol"]["views"] != views:
@@ -134,4 +134,4 @@ def plot_curves(path: str | PathLike, reports: Mapping[str, Mapping]) -> None:
         if "curve" in report:
             curves[name] = report["curve"]["assigner"]
         curves[f"{name}, fixed lengths"] = report["per_length"]
-    plot_accuracy_vs_gmacs(path, fixed=[], curves=curves, title=f"{len(reports)} runs, {views} views")
+    plot_accuracy_vs_cost(path, fixed=[], curves=curves, title=f"{len(reports)} runs, {views} views")

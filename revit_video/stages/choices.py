@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,7 +24,18 @@ from revit_video.routing.labels import shortest_right
 from revit_video.routing.rule import Rule
 from revit_video.routing.stored import curve_budgets, held_out, rule_of, rules_at
 
+PURE = ("assigner", "cascade")  # of which the hybrid is made
 RANDOM_DRAWS = 20  # of random assignment at each budget of the curve
+
+
+@dataclass(frozen=True)
+class Speeds:
+    """Measured milliseconds of a clip in full batches: at each level, longest first, and of the assigner's
+    look at it.
+    """
+
+    levels: tuple[float, ...]
+    look: float
 
 
 @dataclass(frozen=True)
@@ -32,12 +43,13 @@ class Choices:
     """A test set with what the assigner wished there.
 
     stored: clips (or whole videos) that share their lengths. wishes: the assigner's logits (N, C, L). look:
-        GMACs of the assigner per view.
+        GMACs of the assigner for a clip. views: how many share a look.
     """
 
     stored: Stored
     wishes: Tensor
     look: float
+    views: int = 1
 
     def run(self, rule: Rule) -> tuple[Tensor, float]:
         """Levels (N, C) at which clips stop under a rule, and its mean GMACs per view."""
@@ -46,21 +58,30 @@ class Choices:
 
     def run_each(self, rule: Rule) -> tuple[Tensor, Tensor]:
         """The same with the GMACs per view of each clip (N, C)."""
-        stored = self.stored
-        starts = rule.starts(self.wishes.flatten(0, 1), stored.costs)
-        stops = rule.stops(starts, stored.confidence().flatten(0, 1))
-        gmacs = rule.cost(starts, stops, stored.costs, look=self.look)
+        starts, stops = self.path(rule)
+        gmacs = rule.cost(starts, stops, self.stored.costs, look=self.look / self.views)
         return stops.view(self.wishes.shape[:2]), gmacs.view(self.wishes.shape[:2])
+
+    def path(self, rule: Rule) -> tuple[Tensor, Tensor]:
+        """First and last level of every clip, (N * C,) each."""
+        starts = rule.starts(self.wishes.flatten(0, 1), self.stored.costs)
+        return starts, rule.stops(starts, self.stored.confidence().flatten(0, 1))
+
+    def ms(self, rule: Rule, speeds: Speeds) -> float:
+        """What a view takes on average under a rule: all its passes, and its part of the look."""
+        return rule.cost(*self.path(rule), speeds.levels, look=speeds.look / self.views).mean().item()
 
     def summary(self, rule: Rule) -> dict[str, float]:
         levels, gmacs = self.run(rule)
         return summary(self.stored, levels, gmacs=gmacs)
 
 
-def choice_tables(choices: Choices, state: dict, lengths: Sequence[int]) -> tuple[dict, Tensor]:
+def choice_tables(
+    choices: Choices, state: dict, lengths: Sequence[int], *, speeds: Speeds | None = None
+) -> tuple[dict, Tensor]:
     """The report's parts on choosing a length, and the levels (N, C) that the router chose.
 
-    state: the router's, see `routing.stored`.
+    state: the router's, see `routing.stored`. speeds: None: nothing was timed.
     """
     stored, rule = choices.stored, rule_of(state)
     levels, _ = choices.run(rule)
@@ -80,7 +101,7 @@ def choice_tables(choices: Choices, state: dict, lengths: Sequence[int]) -> tupl
         },
         "baselines": {"random": random_baseline(stored, levels), "oracle": oracle_baseline(stored), **others},
         "paired": paired_rows(stored, levels, lengths),
-        "curve": curves(choices, state),
+        "curve": curves(choices, state, speeds),
         "assigner": assigner_scores(choices, state, lengths),
     }
     if state.get("choice"):
@@ -100,10 +121,10 @@ def paired_rows(stored: Stored, levels: Tensor, lengths: Sequence[int]) -> dict[
     return rows | {"random": paired_difference(ours, random_hits(stored, levels).double().mean(dim=0))}
 
 
-def curves(choices: Choices, state: dict) -> dict[str, list[dict]]:
+def curves(choices: Choices, state: dict, speeds: Speeds | None = None) -> dict[str, list[dict]]:
     """For each router its accuracy with a 95% interval and its cost at every budget that it can meet; random
     assignment at the shares of the assigner, by how much the assigner is above it, by how much the hybrid is
-    above the better one of the pure routers, and the oracle.
+    above the better one of the pure routers, at the same budget and in the same time, and the oracle.
     """
     stored = choices.stored
     points, levels = {}, {}
@@ -111,6 +132,8 @@ def curves(choices: Choices, state: dict) -> dict[str, list[dict]]:
         for kind, rule in rules_at(state, budget).items():
             levels[kind, budget], gmacs = choices.run(rule)
             points[kind, budget] = {"budget": budget, "gmacs": gmacs}
+            if speeds is not None:
+                points[kind, budget]["ms"] = choices.ms(rule, speeds)
     found = {at: stored.hits(chosen) for at, chosen in levels.items()}
     hits = torch.stack([found[at]["label"] for at in points]) if points else torch.empty(0, 0)
     made: dict[str, list[dict]] = {"assigner": [], "cascade": []}
@@ -125,15 +148,23 @@ def curves(choices: Choices, state: dict) -> dict[str, list[dict]]:
         row["over_random"] = paired_difference(found[at]["label"], dealt)
         cost = stored.cost(levels[at])
         made["random"].append({"budget": row["budget"], "gmacs": cost, "top1": percent(dealt)})
+    hit = {at: seen["label"] for at, seen in found.items()}
     for row in made.get("hybrid", ()):
-        pure = [
-            found[at]["label"] for kind in ("assigner", "cascade") if (at := (kind, row["budget"])) in found
-        ]
-        if pure:
-            better = max(pure, key=lambda hit: hit.sum())
-            row["over_pure"] = paired_difference(found["hybrid", row["budget"]]["label"], better)
+        ours = hit["hybrid", row["budget"]]
+        others = {"over_pure": {kind: row["budget"] for kind in PURE}}
+        if "ms" in row:
+            others["over_pure_in_time"] = {kind: budget_within(made[kind], ms=row["ms"]) for kind in PURE}
+        for name, budgets in others.items():
+            if pure := [hit[at] for at in budgets.items() if at in hit]:
+                row[name] = paired_difference(ours, max(pure, key=Tensor.sum))
     budgets = [budget * stored.costs[0] for budget in curve_budgets(state)]
     return made | {"oracle": oracle_curve(stored, budgets)}
+
+
+def budget_within(rows: Sequence[Mapping], *, ms: float) -> float | None:
+    """The budget of the slowest point of a curve that takes at most `ms`; None: all take more."""
+    fits = [row for row in rows if row["ms"] <= ms]
+    return max(fits, key=lambda row: row["ms"])["budget"] if fits else None
 
 
 def assigner_scores(choices: Choices, state: dict, lengths: Sequence[int]) -> dict:

@@ -8,21 +8,24 @@ from pathlib import Path
 import torch
 
 from revit_video.data.classes import label_name
-from revit_video.report.plots import plot_accuracy_vs_gmacs, plot_length_sheet
+from revit_video.report.plots import plot_accuracy_vs_cost, plot_length_sheet
+from revit_video.routing.rule import KINDS
 from revit_video.stages.test import TestJob, TestResult, router_of
 from revit_video.types import InputError
 
 
 def draw_result(job: TestJob, result: TestResult, folder: Path) -> None:
-    """accuracy_vs_gmacs.png, and lengths.png unless the sheet is to hold no clips."""
+    """accuracy_vs_gmacs.png; accuracy_vs_time.png, where speeds were measured; lengths.png unless the sheet
+    is to hold no clips.
+    """
     report = result.report
-    plot_accuracy_vs_gmacs(
-        folder / "accuracy_vs_gmacs.png",
-        fixed=report["per_length"],
-        curves=report["curve"],
-        points={"adaptive": report["adaptive"], **report["baselines"]},
-        title=f"{job.title}: {report['protocol']['num_scored']} videos",
-    )
+    title = f"{job.title}: {report['protocol']['num_scored']} videos"
+    points = {"adaptive": report["adaptive"], **report["baselines"]}
+    drawn = {"fixed": report["per_length"], "curves": report["curve"], "title": title}
+    plot_accuracy_vs_cost(folder / "accuracy_vs_gmacs.png", points=points, **drawn)
+    if "throughput" in report:
+        drawn["curves"] = {name: rows for name, rows in report["curve"].items() if name in KINDS}
+        plot_accuracy_vs_cost(folder / "accuracy_vs_time.png", cost="ms", **drawn)
     if job.sheet_clips:
         plot_length_sheet(
             folder / "lengths.png", groups=length_groups(job, chosen_of_each_level(job, result))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from torch import Tensor
@@ -18,7 +18,7 @@ from revit_video.routing.assigner import Assigner
 from revit_video.routing.router import Router
 from revit_video.routing.rule import Rule
 from revit_video.routing.stored import held_out, rule_of, rules_at
-from revit_video.stages.choices import Choices, choice_tables, rule_kind
+from revit_video.stages.choices import Choices, Speeds, choice_tables, rule_kind
 from revit_video.stages.exits import exit_tables, time_exits
 from revit_video.stages.fewer_frames import FewerFrames, add_fewer_frames
 from revit_video.stages.job import EvalJob, all_levels
@@ -93,6 +93,7 @@ def evaluate_scores(
     lengths = job.model.token_lengths
     fixed = [summary(stored, stored.fixed(level), gmacs=cost) for level, cost in enumerate(stored.costs)]
     report = {"per_length": [{"length": length, **row} for length, row in zip(lengths, fixed, strict=True)]}
+    seen = timing(job) if job.throughput else None
     samples = job.evaluation.dataset.samples
     levels = None
     if isinstance(job.model, Cascade):
@@ -100,7 +101,8 @@ def evaluate_scores(
             row["exit"] = job.model.num_exits - level
         report |= exit_tables(stored, job.exits) if job.exits else {}
     if job.assigner is not None:
-        levels, gmacs = add_choices(report, job, stored, scores)
+        speeds = None if seen is None else speeds_of(seen, lengths)
+        levels, gmacs = add_choices(report, job, stored, scores, speeds=speeds)
         tags = [samples[i].tag for i in scores.indices.tolist()]
         if any(tags):
             report["tags"] = tag_table(stored, levels, tags, gmacs=gmacs)
@@ -111,8 +113,8 @@ def evaluate_scores(
     report["warnings"] = failures(report, job)
     for line in report["warnings"]:
         log.say(line)
-    if job.throughput:
-        add_throughput(report, timing(job))
+    if seen is not None:
+        add_throughput(report, seen)
     report["protocol"] = protocol(job, scores, report)
     scored, missing = report["protocol"]["num_scored"], report["protocol"]["num_unreadable"]
     log.say(f"test: {scored} of {len(samples)} videos scored, {missing} unreadable")
@@ -138,12 +140,20 @@ def failures(report: dict, job: TestJob) -> list[str]:
     return lines
 
 
-def add_choices(report: dict, job: TestJob, stored: Stored, scores: Scores) -> tuple[Tensor, Tensor]:
+def speeds_of(seen: Mapping, lengths: Sequence[int]) -> Speeds:
+    """Of what `timing` found."""
+    rate = seen["clips_per_s"]
+    return Speeds(tuple(1000 / rate[length] for length in lengths), 1000 / rate["assigner"])
+
+
+def add_choices(
+    report: dict, job: TestJob, stored: Stored, scores: Scores, *, speeds: Speeds | None = None
+) -> tuple[Tensor, Tensor]:
     """Put the router's choice, its baselines and its curves into the report; the levels (N, C) it chose, and
     what each clip cost (N, C).
     """
     choices = choices_of(job, stored, scores)
-    made, levels = choice_tables(choices, job.router, job.model.token_lengths)
+    made, levels = choice_tables(choices, job.router, job.model.token_lengths, speeds=speeds)
     report |= made
     gmacs = choices.run_each(rule_of(job.router))[1]
     return levels.expand(-1, job.num_clips), gmacs.expand(-1, job.num_clips)
@@ -157,7 +167,7 @@ def choices_of(job: TestJob, stored: Stored, scores: Scores) -> Choices:
     if job.share == "video":
         wishes, views = wishes[:, job.num_clips // 2, None], job.num_clips * job.num_crops
         stored = replace(stored, logits=stored.logits.flatten(1, 2)[:, None])
-    return Choices(stored, wishes, look=job.router["assigner_cost"] / views)
+    return Choices(stored, wishes, look=job.router["assigner_cost"], views=views)
 
 
 def protocol(job: TestJob, scores: Scores, report: dict) -> dict:
@@ -217,6 +227,7 @@ def add_throughput(report: dict, seen: dict) -> None:
     rate = seen["clips_per_s"]
     for row in report["per_length"]:
         row["clips_per_s"] = rate[f"exit {row['exit']}" if "exit" in row else row["length"]]
+        row["ms"] = 1000 / row["clips_per_s"]
     if "early_exit" in report:
         report["early_exit"]["clips_per_s"] = rate["early exit"]
     if "adaptive" in report:
