@@ -7,7 +7,13 @@ import pytest
 from small_run import train
 
 from revit_video import build
-from revit_video.report.known_failures import far_below, lean_to_short, one_length
+from revit_video.report.known_failures import (
+    alone_as_good,
+    far_below,
+    lean_to_short,
+    no_better_than_chance,
+    one_length,
+)
 from revit_video.report.run_report import write_report
 from revit_video.stages.test import run_test
 from revit_video.train.log import RunLog
@@ -25,6 +31,31 @@ def test_nearly_all_clips_at_one_length_is_warned_of(most, warned):
         )
         assert "router.budget" in lines[0]
     assert one_length({"14": 1.0}, where="test clips") == []  # there is nothing to choose
+
+
+@pytest.mark.parametrize("low, warned", [(-0.4, True), (0.0, True), (0.1, False)])
+def test_a_choice_inside_the_interval_of_chance_is_warned_of(low, warned):
+    lines = no_better_than_chance({"difference": 0.25, "low": low, "high": 0.9})
+    assert len(lines) == warned
+    if warned:
+        assert lines[0].startswith(
+            "WARNING: the router is +0.2 points above its own shares dealt by lot (95% "
+        )
+        assert f"{low:+.1f} to +0.9" in lines[0] and "it has learnt nothing" in lines[0]
+
+
+def test_a_length_that_alone_is_as_good_and_no_dearer_is_named():
+    fixed = [
+        {"length": 14, "top1": 90.0, "gmacs": 4.0},  # dearer
+        {"length": 10, "top1": 80.0, "gmacs": 2.0},
+        {"length": 7, "top1": 79.9, "gmacs": 1.0},  # worse
+    ]
+    (line,) = alone_as_good(fixed, {"top1": 80.0, "gmacs": 2.0})
+    assert line.startswith(
+        "WARNING: length 10 alone is right on 80.0% for 2 GMACs, the router on 80.0% for 2: here choosing"
+    )
+    assert "--length 10" in line
+    assert alone_as_good(fixed, {"top1": 80.1, "gmacs": 2.0}) == []
 
 
 def test_a_length_far_below_the_longest_is_warned_of_by_name_and_one_that_is_above_it_is_not():

@@ -24,6 +24,30 @@ def one_length(share: Mapping[str, float], *, where: str) -> list[str]:
     ]
 
 
+def no_better_than_chance(over: Mapping[str, float]) -> list[str]:
+    """The choice is not above the same shares of the lengths dealt by lot. over: that `difference` in points
+    with its 95% interval `low`, `high`.
+    """
+    if over["low"] > 0:
+        return []
+    return [
+        f"WARNING: the router is {over['difference']:+.1f} points above its own shares dealt by lot (95% "
+        f"{over['low']:+.1f} to {over['high']:+.1f}): it has learnt nothing, or these clips are too few to "
+        "tell; try more length labels, another assigner.loss, or router.kind=cascade"
+    ]
+
+
+def alone_as_good(fixed: Sequence[Mapping[str, float]], chosen: Mapping[str, float]) -> list[str]:
+    """A fixed length that costs no more is right as often. Each: `top1` in percent and `gmacs`; `length`."""
+    return [
+        f"WARNING: length {row['length']} alone is right on {row['top1']:.1f}% for {row['gmacs']:.4g} GMACs, "
+        f"the router on {chosen['top1']:.1f}% for {chosen['gmacs']:.4g}: here choosing gains nothing; use "
+        f"--length {row['length']}, or try another router.kind or router.budget"
+        for row in fixed
+        if row["gmacs"] <= chosen["gmacs"] and row["top1"] >= chosen["top1"]
+    ]
+
+
 def far_below(top1: Mapping[str, float]) -> list[str]:
     """Lengths that are far worse than the longest. top1: percent by length, longest first."""
     (longest, best), *others = top1.items()

@@ -13,7 +13,14 @@ from revit_video.competitors.early_exit import Thresholds
 from revit_video.evaluate.adaptive import Stored, summary, tag_table
 from revit_video.evaluate.heads import NAMES, Heads
 from revit_video.evaluate.run import Scores
-from revit_video.report.known_failures import by_length, far_below, lean_to_short, one_length
+from revit_video.report.known_failures import (
+    alone_as_good,
+    by_length,
+    far_below,
+    lean_to_short,
+    no_better_than_chance,
+    one_length,
+)
 from revit_video.routing.assigner import Assigner
 from revit_video.routing.router import Router
 from revit_video.routing.rule import Rule
@@ -132,7 +139,9 @@ def failures(report: dict, job: TestJob) -> list[str]:
     top1 = by_length(lengths, [row["top1"] for row in rows])
     lines = far_below(top1)
     if "adaptive" in report:
-        lines += one_length(report["adaptive"]["share"], where="test clips")
+        idle = one_length(report["adaptive"]["share"], where="test clips")
+        lines += idle or no_better_than_chance(report["paired"]["random"])
+        lines += alone_as_good(rows, report["adaptive"])
         held = held_out(job.router)
         if held is not None and job.memorised:
             labelled = by_length(lengths, (100.0 * held.correct.double().mean(dim=0)).tolist())
