@@ -6,7 +6,14 @@ from itertools import product
 import pytest
 import torch
 
-from revit_video.routing.budget import cascade_costs, solve_threshold
+from revit_video.routing.budget import (
+    biased_levels,
+    cascade_costs,
+    mean_cost,
+    solve_bias,
+    solve_biases,
+    solve_threshold,
+)
 from revit_video.routing.rule import (
     ALWAYS,
     NEVER,
@@ -21,6 +28,7 @@ from revit_video.routing.solve import (
     check_reach,
     choice_lines,
     choose_kind,
+    qualities,
     quality,
     rule_cost,
     run_rule,
@@ -94,6 +102,70 @@ def test_the_hybrid_is_a_mixture_only_where_that_leads_by_more_than_its_standard
             lead = quality(rules["hybrid"], held, PRICES) - quality(rules[kind], held, PRICES)
             assert lead.mean() > lead.std() / 60**0.5 * 0.99
     assert mixed and pure
+
+
+def two_kinds(*, easy: tuple[float, ...]) -> HeldOut:
+    """400 clips whose labels the backbone gives these probabilities: easy ones, and hard ones that need the
+    longest length. Assigner and confidence know which is which.
+    """
+    generator = torch.Generator().manual_seed(1)
+    right = torch.tensor([easy] * 200 + [(0.9, 0.5, 0.3)] * 200)
+    hard = (torch.arange(400) >= 200).float()[:, None] + 0.2 * torch.rand(400, 1, generator=generator)
+    confidence = (0.95 - 0.5 * hard + 0.01 * torch.arange(3).flip(0)).clamp(0, 1)
+    return HeldOut(3 * hard * torch.tensor([1.0, 0.0, -1.0]), confidence, -right.log(), right > 0.5)
+
+
+@pytest.mark.parametrize("kind", ["assigner", "cascade", "hybrid"])
+def test_a_budget_is_not_spent_where_the_longest_length_is_worse_for_the_easy_clips(kind):
+    held = two_kinds(easy=(0.85, 0.9, 0.95))
+    rule = solve(kind, held, PRICES, budget=1.4)
+    stops = run_rule(rule, held, PRICES)[1]
+    assert (stops[200:] == 0).all() and (stops[:200] > 0).float().mean() > 0.9
+    assert rule_cost(rule, held, PRICES) < 1.1
+
+
+@pytest.mark.parametrize("kind", ["assigner", "cascade"])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_larger_budget_is_never_worse_where_it_was_solved_and_is_spent_where_that_helps(kind, seed):
+    """Budgets each a share of the next, so that the next one has tried it."""
+    held, least = draw(seed=seed), PRICES.reach(kind)[0]
+    budgets = [least + 0.5 * step for step in (0.25, 0.5, 1.0, 2.0)]
+    rules = [solve(kind, held, PRICES, budget=budget) for budget in budgets]
+    worth = [quality(rule, held, PRICES).mean().item() for rule in rules]
+    assert worth == sorted(worth)
+    assert rule_cost(rules[1], held, PRICES) > 0.95 * budgets[1]
+
+
+def test_biases_of_several_budgets_are_those_of_each():
+    held, budgets = draw(), [0.2, 0.31, 0.5, 0.99, 1.0]
+    together = solve_biases(held.wishes, COSTS, budgets=budgets)
+    assert together == [solve_bias(held.wishes, COSTS, budget=budget) for budget in budgets]
+    for bias, budget in zip(together, budgets, strict=True):
+        cost = mean_cost(biased_levels(held.wishes, COSTS, bias), COSTS)
+        cheaper = mean_cost(biased_levels(held.wishes, COSTS, bias - 1e-4), COSTS)
+        assert cost <= budget and (cheaper > budget or cost == 1.0)
+
+
+def test_rules_are_worth_together_what_each_is_worth():
+    held = draw()
+    rules = [
+        assigner_rule(0.4, 3),
+        cascade_rule((0.0, 0.7, 0.5), 3),
+        Rule(0.1, (0.0, 0.6, 0.7)),
+        Rule(9, (0,) * 3),
+    ]
+    together = qualities(rules, held, PRICES)
+    for row, rule in zip(together, rules, strict=True):
+        stops = run_rule(rule, held, PRICES)[1]
+        assert torch.equal(row, torch.exp(-held.losses[torch.arange(200), stops].double()))
+
+
+@pytest.mark.parametrize("kind", ["assigner", "cascade", "hybrid"])
+def test_the_least_budget_that_is_said_to_be_in_reach_can_be_met(kind):
+    for look in (0.009, 0.141, 0.145):  # 0.2 + 0.141 - 0.141 is below 0.2
+        prices = Prices((1.0, 0.45, 0.2), look)
+        least = prices.reach(kind)[0]
+        assert rule_cost(solve(kind, draw(), prices, budget=least), draw(), prices) == pytest.approx(least)
 
 
 def test_a_hybrid_that_never_goes_on_is_the_assigner_and_one_that_starts_short_is_the_cascade():

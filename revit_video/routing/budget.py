@@ -2,7 +2,7 @@
 accuracy-cost curve.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
@@ -32,17 +32,35 @@ def solve_bias(logits: Tensor, costs: Sequence[float], *, budget: float) -> floa
     """The smallest bias whose mean cost over held-out logits (N, L) is at most `budget` (in the unit of
     `costs`).
     """
-    if budget < costs[-1]:
+    return solve_biases(logits, costs, budgets=[budget])[0]
+
+
+def solve_biases(logits: Tensor, costs: Sequence[float], *, budgets: Sequence[float]) -> list[float]:
+    """`solve_bias` for each of several budgets, all bisected together."""
+    if min(budgets) < costs[-1]:
         raise InputError(
-            f"a budget of {budget:.4g} GMACs cannot be met: the shortest length alone costs {costs[-1]:.4g}; "
-            f"give one between that and {costs[0]:.4g}"
+            f"a budget of {min(budgets):.4g} GMACs cannot be met: the shortest length alone costs "
+            f"{costs[-1]:.4g}; give one between that and {costs[0]:.4g}"
         )
     scores = logits.log_softmax(dim=-1)
     spread = (scores.amax(dim=-1) - scores.amin(dim=-1)).max().item()
     step = min(longer - shorter for longer, shorter in pairwise(costs)) / costs[0]
     reach = 1 + spread / step  # from here on the bias alone decides
-    fits = lambda bias: mean_cost(biased_levels(logits, costs, bias), costs) <= budget  # noqa: E731
-    return _bisect(fits, low=-reach, high=reach)
+    price = torch.tensor(costs, dtype=torch.float64, device=logits.device)
+    relative = torch.tensor(costs, dtype=logits.dtype, device=logits.device) / costs[0]
+    most = torch.tensor(budgets, dtype=torch.float64, device=logits.device)
+
+    def fits(biases: Tensor) -> Tensor:  # (S,) each
+        levels = (scores - biases.to(scores.dtype)[:, None, None] * relative).argmax(dim=-1)
+        return price[levels].mean(dim=-1) <= most
+
+    low, high = torch.full_like(most, -reach), torch.full_like(most, reach)
+    all_fit = fits(low)
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        enough = fits(middle)
+        low, high = torch.where(enough, low, middle), torch.where(enough, middle, high)
+    return torch.where(all_fit, -reach, high).tolist()
 
 
 def cascade_levels(confidence: Tensor, threshold: float) -> Tensor:
@@ -69,14 +87,10 @@ def solve_threshold(confidence: Tensor, costs: Sequence[float], *, budget: float
             f"{totals[-1]:.4g}; give one between that and {totals[0]:.4g}"
         )
     fits = lambda threshold: mean_cost(cascade_levels(confidence, threshold), totals) <= budget  # noqa: E731
-    return -_bisect(lambda negative: fits(-negative), low=-1.0001, high=0.0)
-
-
-def _bisect(fits: Callable[[float], bool], *, low: float, high: float) -> float:
-    """The smallest value in [low, high] that fits, for a condition that turns true once; `high` must fit."""
-    if fits(low):
-        return low
+    low, high = 0.0, 1.0001  # the first fits
+    if fits(high):
+        return high
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
-        low, high = (low, middle) if fits(middle) else (middle, high)
-    return high
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low

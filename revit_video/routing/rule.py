@@ -59,14 +59,23 @@ class Rule:
 
     def stops(self, starts: Tensor, confidence: Tensor) -> Tensor:
         """Level (N,) at which each clip stops, from the confidences (N, L) that it would have everywhere."""
-        levels = range(confidence.shape[1])
-        sure = torch.stack([self.sure(confidence[:, level], level) for level in levels], dim=1)
-        sure &= torch.arange(len(levels), device=starts.device) <= starts[:, None]
-        return len(levels) - 1 - sure.flip(1).to(torch.uint8).argmax(dim=1)
+        thresholds = torch.tensor([self.thresholds], dtype=confidence.dtype, device=confidence.device)
+        return stops_of(starts[None], confidence, thresholds)[0]
 
     def cost(self, starts: Tensor, stops: Tensor, costs: Sequence[float], *, look: float) -> Tensor:
         """What every clip costs (N,): the passes from first to last level, and the assigner's look."""
         return pass_costs(starts, stops, costs) + (look if self.looks else 0.0)
+
+
+def stops_of(starts: Tensor, confidence: Tensor, thresholds: Tensor) -> Tensor:
+    """Levels (R, N) at which R rules of thresholds (R, L) stop N clips that start at levels (R, N) and would
+    have confidences (N, L).
+    """
+    num_levels = confidence.shape[1]
+    sure = confidence >= thresholds[:, None]  # (R, N, L)
+    sure[:, :, 0] = True  # nothing longer is left
+    sure &= torch.arange(num_levels, device=starts.device) <= starts[:, :, None]
+    return num_levels - 1 - sure.flip(2).to(torch.uint8).argmax(dim=2)
 
 
 def pass_costs(starts: Tensor, stops: Tensor, costs: Sequence[float]) -> Tensor:

@@ -6,7 +6,7 @@ Costs are means per clip in the unit of `costs` (GMACs), the assigner's look amo
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from itertools import product
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from revit_video.evaluate.metrics import paired_difference
-from revit_video.routing.budget import solve_bias, solve_threshold
+from revit_video.routing.budget import solve_biases, solve_threshold
 from revit_video.routing.rule import (
     ALWAYS,
     KINDS,
@@ -23,12 +23,14 @@ from revit_video.routing.rule import (
     assigner_rule,
     cascade_rule,
     pass_costs,
+    stops_of,
 )
 from revit_video.types import InputError
 
-SHARES = 16  # of the budget that the assigner's choice may spend alone, tried for the hybrid
+SHARES = 16  # of the budget: that may be spent in all; of the hybrid that the choice alone may spend
 MIDDLE = 256  # at most so many combinations of thresholds between the shortest and the longest level
 FOLDS = 5
+AT_ONCE = 1 << 22  # rules times clips times levels that are looked at together
 
 
 @dataclass(frozen=True)
@@ -90,17 +92,21 @@ def check_reach(kind: str, prices: Prices, *, budget: float) -> None:
 def solve(kind: str, held: HeldOut, prices: Prices, *, budget: float) -> Rule:
     """The rule of a router for a mean cost of at most `budget` (in the unit of `prices`) on held-out clips.
 
-    The assigner's bias needs no labels. Of cascades that spend the budget the best is taken. A hybrid is the
-    better one of these two, unless a rule between them is better by more than the standard error of that: of
-    thousands of rules on some hundred clips the best one owes its lead to luck.
+    Of assigners and of cascades the best is taken, of those that spend the budget and of those that spend
+    less: where the longest length is no better for the easy clips, sending them there buys nothing. A hybrid
+    is the better one of the two, unless a rule between them is better by more than the standard error of
+    that: of thousands of rules on some hundred clips the best one owes its lead to luck.
     """
     if kind not in KINDS:
         raise InputError(f"router.kind is {kind!r}, but must be one of: {', '.join(KINDS)}")
+    least = prices.reach(kind)[0]
+    budgets = [least + (budget - least) * step / SHARES for step in range(SHARES, 0, -1)]
     if kind == "assigner":
-        bias = solve_bias(held.wishes, prices.levels, budget=budget - prices.look)
-        return assigner_rule(bias, len(prices.levels))
+        return best_rule(assigners(held, prices, budgets=budgets), held, prices)
     if kind == "cascade":
-        return best_rule(cascades(held, prices, budget=budget), held, prices)
+        alike = solve_threshold(held.confidence, prices.levels, budget=budget)  # one for all levels
+        rules = [cascade_rule(alike, len(prices.levels)), *cascades(held, prices, budgets=budgets)]
+        return best_rule(rules, held, prices)
     cascade = solve("cascade", held, prices, budget=budget)
     if budget < prices.reach("assigner")[0]:  # the look alone is too dear
         return cascade
@@ -112,7 +118,12 @@ def solve(kind: str, held: HeldOut, prices: Prices, *, budget: float) -> Rule:
 
 def best_rule(rules: Iterable[Rule], held: HeldOut, prices: Prices) -> Rule:
     """Of equals the first."""
-    return max(rules, key=lambda rule: quality(rule, held, prices).mean().item())
+    rules = list(rules)
+    at_once = max(1, AT_ONCE // held.losses.numel())
+    means: list[float] = []
+    for first in range(0, len(rules), at_once):
+        means += qualities(rules[first : first + at_once], held, prices).mean(dim=1).tolist()
+    return rules[max(range(len(rules)), key=means.__getitem__)]
 
 
 def quality(rule: Rule, held: HeldOut, prices: Prices) -> Tensor:
@@ -121,8 +132,19 @@ def quality(rule: Rule, held: HeldOut, prices: Prices) -> Tensor:
     Its mean is the expected accuracy. Counting right answers would say the same with more noise, and take
     what is sure of itself for better than it is once a video's clips are averaged.
     """
-    stops = run_rule(rule, held, prices)[1][:, None]
-    return held.losses.gather(1, stops).squeeze(1).double().neg().exp()
+    return qualities([rule], held, prices)[0]
+
+
+def qualities(rules: Sequence[Rule], held: HeldOut, prices: Prices) -> Tensor:
+    """`quality` of each rule: (R, M)."""
+    starts = {bias: Rule(bias, ()).starts(held.wishes, prices.levels) for bias in {r.bias for r in rules}}
+    stops = stops_of(
+        torch.stack([starts[rule.bias] for rule in rules]),
+        held.confidence,
+        torch.tensor([rule.thresholds for rule in rules], dtype=held.confidence.dtype),
+    )
+    losses = held.losses.expand(len(rules), -1, -1)
+    return losses.gather(2, stops[:, :, None]).squeeze(2).double().neg().exp()
 
 
 def run_rule(rule: Rule, held: HeldOut, prices: Prices) -> tuple[Tensor, Tensor]:
@@ -137,12 +159,19 @@ def rule_cost(rule: Rule, held: HeldOut, prices: Prices) -> float:
     return rule.cost(starts, stops, prices.levels, look=prices.look).mean().item()
 
 
-def cascades(held: HeldOut, prices: Prices, *, budget: float) -> list[Rule]:
-    """Cascades that spend the budget: one threshold for all levels, and thresholds of their own."""
-    levels = len(prices.levels)
-    alike = solve_threshold(held.confidence, prices.levels, budget=budget)
-    starts = torch.full((len(held),), levels - 1)
-    return [cascade_rule(alike, levels), *spending(None, starts, held, prices, budget=budget)]
+def assigners(held: HeldOut, prices: Prices, *, budgets: Sequence[float]) -> list[Rule]:
+    """The assigner's rule that spends each budget; it needs no labels."""
+    least = prices.levels[-1]
+    left = [budget - prices.look for budget in budgets]  # where it is the least, not below it by rounding
+    passes = [least if math.isclose(one, least, rel_tol=1e-9) else one for one in left]
+    biases = solve_biases(held.wishes, prices.levels, budgets=passes)
+    return [assigner_rule(bias, len(prices.levels)) for bias in biases]
+
+
+def cascades(held: HeldOut, prices: Prices, *, budgets: Sequence[float]) -> Iterator[Rule]:
+    """Cascades that spend each budget, every level with a threshold of its own."""
+    starts = torch.full((len(held),), len(prices.levels) - 1)
+    return spending(None, starts, held, prices, budgets=budgets)
 
 
 def hybrids(held: HeldOut, prices: Prices, *, budget: float) -> Iterator[Rule]:
@@ -150,17 +179,17 @@ def hybrids(held: HeldOut, prices: Prices, *, budget: float) -> Iterator[Rule]:
     nothing to nearly all, and going on spends the rest.
     """
     left, least = budget - prices.look, prices.levels[-1]
-    for step in range(SHARES):
-        bias = solve_bias(held.wishes, prices.levels, budget=least + (left - least) * step / SHARES)
+    parts = [least + (left - least) * step / SHARES for step in range(SHARES)]
+    for bias in solve_biases(held.wishes, prices.levels, budgets=parts):
         starts = Rule(bias, ()).starts(held.wishes, prices.levels)
-        yield from spending(bias, starts, held, prices, budget=left)
+        yield from spending(bias, starts, held, prices, budgets=[left])
 
 
 def spending(
-    bias: float | None, starts: Tensor, held: HeldOut, prices: Prices, *, budget: float
+    bias: float | None, starts: Tensor, held: HeldOut, prices: Prices, *, budgets: Sequence[float]
 ) -> Iterator[Rule]:
     """For each combination of thresholds of the middle levels, the rule whose threshold at the shortest level
-    spends what is left of `budget` (without the look).
+    spends what is left of each of `budgets` (without the look).
 
     In closed form: what a clip costs more if it goes on from the shortest level does not depend on the
     threshold there, so the least confident go on as long as the sum of that fits.
@@ -175,11 +204,13 @@ def spending(
         on = Rule(bias, (NEVER, *middle, ALWAYS))
         beyond = pass_costs(starts, on.stops(starts, held.confidence), prices.levels)
         more = torch.where(at_last, beyond - prices.levels[last], 0.0)
-        left = budget * len(held) - (beyond - more).sum().item()
-        if left < 0:
-            continue  # going on from the middle levels alone costs too much
-        fits = int((more[order].cumsum(0) <= left * (1 + 1e-12)).sum())
-        yield Rule(bias, (NEVER, *middle, threshold_of(sorted_confidence, fits)))
+        needed, rising = (beyond - more).sum().item(), more[order].cumsum(0)
+        for budget in budgets:
+            left = budget * len(held) - needed
+            if left < 0:
+                continue  # going on from the middle levels alone costs too much
+            fits = int((rising <= left * (1 + 1e-12)).sum())
+            yield Rule(bias, (NEVER, *middle, threshold_of(sorted_confidence, fits)))
 
 
 def threshold_of(confidence: Tensor, count: int) -> float:
