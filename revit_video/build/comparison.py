@@ -34,18 +34,20 @@ def comparison_facts(config: Config) -> dict[str, Any]:
         "sampling_rate": data.sampling_rate,
         "epochs": solver.max_steps / steps_per_epoch if solver.max_steps else float(solver.max_epoch),
         "budget_gmacs": budget_share(config, costs) * costs[0],
-        "same_cost": [steps_of_same_cost(config, length) for length in config.model.token_lengths],
+        "same_cost": steps_of_same_cost(config),
     }
 
 
-def steps_of_same_cost(config: Config, length: int) -> int:
-    """How many steps of a length trained alone cost as many multiply-adds as the config's training."""
-    model = replace(config.model, init_from="")
-    plan = training_plan(replace(config, model=model))
-    alone = replace(model, token_lengths=[length], distill_token=False)
-    with torch.device("meta"):
-        (cost,) = level_gmacs(build_model(replace(config, model=alone), 1))
-    return max(1, round(plan["gmacs"] / (FORWARDS * plan["clips"] * cost)))
+def steps_of_same_cost(config: Config) -> list[int]:
+    """How many steps of each length, trained alone, cost as many multiply-adds as the config's training."""
+    config = replace(config, model=replace(config.model, init_from=""))
+    plan, steps = training_plan(config), []
+    for length in config.model.token_lengths:
+        alone = replace(config.model, token_lengths=[length], distill_token=False)
+        with torch.device("meta"):
+            (cost,) = level_gmacs(build_model(replace(config, model=alone), 1))
+        steps.append(max(1, round(plan["gmacs"] / (FORWARDS * plan["clips"] * cost))))
+    return steps
 
 
 def comparison_title(config: Config) -> dict[str, Any]:
