@@ -61,7 +61,7 @@ class AssignerConfig:
 @dataclass(frozen=True)
 class RouterConfig:
     kind: str = "assigner"  # assigner | cascade | hybrid | auto: the best of them on held-out videos
-    budget: float = 0.5  # mean cost, assigner included, as a share of the longest length's GMACs
+    budget: float = 0.5  # most mean cost, assigner included, as a share of the longest length's GMACs
     budget_gmacs: float = 0.0  # the same in GMACs per view, in place of `budget`; 0: not given
     share: str = "clip"  # clip | video: the crops of a clip, or all views of a video, run at the same length
     holdout_share: float = 0.3  # of the label split: the budget is solved on it, the assigner not trained
