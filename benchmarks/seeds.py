@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from revit_video import command_line
-from revit_video.report.run_report import result_rows
+from revit_video.report.run_report import PAIRED, result_rows
 from revit_video.report.tables import markdown_table
 from revit_video.types import InputError
 
@@ -51,10 +51,9 @@ def as_text(reports: list[dict]) -> str:
         "relative": ("of longest %", ".1f"),
         "top1": ("video@1 %, mean", ".2f"),
         "runs": ("each seed", ""),
-        "over": ("over", ""),
-        "mean": ("points, mean", "+.2f"),
-        "each": ("each seed, 95% interval", ""),
-        "in_time": ("in the same time", ""),
+        "over_random": ("minus random, each seed, 95% interval", ""),
+        "over_pure": ("minus the better of assigner and cascade", ""),
+        "over_pure_in_time": ("the same in the same time", ""),
         "ms": ("ms / view", ".3g"),
     }
     parts.append(markdown_table(curve_table(reports), columns))
@@ -106,7 +105,7 @@ def curve_table(reports: list[dict]) -> list[dict]:
                 "runs": ", ".join(f"{r['top1']:.1f}" for r in same),
                 "ms": statistics.mean(r["ms"] for r in same) if all("ms" in r for r in same) else None,
             }
-            rows.append(row | over_row(same))
+            rows.append(row | {name: each_of(same, name) for name in PAIRED})
     return rows
 
 
@@ -114,18 +113,9 @@ def at(row: dict, place: int) -> float:
     return row.get("budget", place)
 
 
-def over_row(same: list[dict]) -> dict:
-    """What the points of one router and budget are paired with, and by how much they are above it."""
-    in_time = each_of(same, "over_pure_in_time") if all("over_pure_in_time" in row for row in same) else ""
-    for name, words in (("over_random", "random"), ("over_pure", "the better of assigner and cascade")):
-        if name in same[0]:
-            mean = statistics.mean(row[name]["difference"] for row in same)
-            return {"over": words, "mean": mean, "each": each_of(same, name), "in_time": in_time}
-    return {"over": "", "mean": None, "each": "", "in_time": ""}
-
-
 def each_of(same: list[dict], name: str) -> str:
-    seen = [row[name] for row in same]
+    """By how much the points of one router and budget are above what they are paired with; "" without it."""
+    seen = [row[name] for row in same if name in row]
     return ", ".join(f"{one['difference']:+.1f} ({one['low']:+.1f} to {one['high']:+.1f})" for one in seen)
 
 

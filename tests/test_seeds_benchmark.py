@@ -39,12 +39,13 @@ def test_a_budget_that_one_run_cannot_meet_is_left_out(reports):
 
 def test_the_hybrid_is_paired_with_the_better_of_the_pure_routers_and_the_assigner_with_chance(reports):
     text = SEEDS["as_text"](reports)
-    assert "the better of assigner and cascade" in text and "| random" in text
+    assert "minus the better of assigner and cascade" in text and "| minus random" in text
     rows = {(row["router"], row["budget"]): row for row in SEEDS["curve_table"](reports)}
     for row in reports[0]["curve"]["hybrid"]:
         at = [(kind, row["budget"]) for kind in ("assigner", "cascade")]  # not all can meet every budget
         pure = [rows[one]["top1"] - 1 for one in at if one in rows]
         assert row["over_pure"]["difference"] == pytest.approx(row["top1"] - max(pure))
+        assert f"{row['over_random']['difference']:+.1f} (" in rows["hybrid", row["budget"]]["over_random"]
 
 
 def test_a_folder_without_a_report_is_named(tmp_path):

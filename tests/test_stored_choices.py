@@ -7,6 +7,7 @@ import torch
 
 from revit_video import build
 from revit_video.routing.rule import Rule
+from revit_video.routing.stored import rules_at
 from revit_video.stages.choices import Speeds, budget_within, curves
 from revit_video.stages.job import all_levels
 from revit_video.stages.test import choices_of, evaluate_scores, router_of, stored_of
@@ -102,4 +103,9 @@ def test_the_hybrid_is_paired_in_time_with_the_better_of_what_the_others_manage_
             assert (budget is None) == (not later)
         pure = [top1[at] for at in within.items() if at in top1]
         assert row["over_pure_in_time"]["difference"] == pytest.approx(row["top1"] - max(pure))
+    for kind in ("assigner", "cascade", "hybrid"):  # chance runs each clip once, and does not look
+        for row in made[kind]:
+            levels, gmacs = choices.run(rules_at(job.router, row["budget"])[kind])
+            cost = choices.stored.cost(levels)
+            assert row["over_random"]["random_gmacs"] == pytest.approx(cost) and cost <= gmacs + 1e-9
     assert budget_within([{"ms": 2.0, "budget": 0.5}], ms=1.0) is None

@@ -21,7 +21,7 @@ from revit_video.evaluate.adaptive import (
 )
 from revit_video.evaluate.metrics import bootstrap_intervals, paired_difference, percent
 from revit_video.routing.labels import shortest_right
-from revit_video.routing.rule import Rule
+from revit_video.routing.rule import KINDS, Rule
 from revit_video.routing.stored import curve_budgets, held_out, rule_of, rules_at
 
 PURE = ("assigner", "cascade")  # of which the hybrid is made
@@ -122,9 +122,10 @@ def paired_rows(stored: Stored, levels: Tensor, lengths: Sequence[int]) -> dict[
 
 
 def curves(choices: Choices, state: dict, speeds: Speeds | None = None) -> dict[str, list[dict]]:
-    """For each router its accuracy with a 95% interval and its cost at every budget that it can meet; random
-    assignment at the shares of the assigner, by how much the assigner is above it, by how much the hybrid is
-    above the better one of the pure routers, at the same budget and in the same time, and the oracle.
+    """For each router its accuracy with a 95% interval and its cost at every budget that it can meet, and by
+    how much it is above random assignment at the shares of its lengths; by how much the hybrid is above the
+    better one of the pure routers, at the same budget and in the same time; the random assignment at the
+    assigner's shares, and the oracle.
     """
     stored = choices.stored
     points, levels = {}, {}
@@ -141,14 +142,15 @@ def curves(choices: Choices, state: dict, speeds: Speeds | None = None) -> dict[
         parts = {name: percent(part) for name, part in found[kind, budget].items() if name != "label"}
         row = {**points[kind, budget], "top1": percent(hit), "top1_low": low, "top1_high": high, **parts}
         made.setdefault(kind, []).append(row)
-    made["random"] = []
-    for row in made["assigner"]:
-        at = ("assigner", row["budget"])
-        dealt = random_hits(stored, levels[at], draws=RANDOM_DRAWS).double().mean(dim=0)
-        row["over_random"] = paired_difference(found[at]["label"], dealt)
-        cost = stored.cost(levels[at])
-        made["random"].append({"budget": row["budget"], "gmacs": cost, "top1": percent(dealt)})
     hit = {at: seen["label"] for at, seen in found.items()}
+    chance, made["random"] = Chance(stored), []
+    for kind in KINDS:
+        for row in made.get(kind, ()):
+            at = (kind, row["budget"])
+            dealt, cost = chance.hits(levels[at]), stored.cost(levels[at])
+            row["over_random"] = {**paired_difference(hit[at], dealt), "random_gmacs": cost}
+            if kind == "assigner":
+                made["random"].append({"budget": row["budget"], "gmacs": cost, "top1": percent(dealt)})
     for row in made.get("hybrid", ()):
         ours = hit["hybrid", row["budget"]]
         others = {"over_pure": {kind: row["budget"] for kind in PURE}}
@@ -159,6 +161,21 @@ def curves(choices: Choices, state: dict, speeds: Speeds | None = None) -> dict[
                 row[name] = paired_difference(ours, max(pure, key=Tensor.sum))
     budgets = [budget * stored.costs[0] for budget in curve_budgets(state)]
     return made | {"oracle": oracle_curve(stored, budgets)}
+
+
+class Chance:
+    """Random assignment, each mixture of lengths dealt once."""
+
+    def __init__(self, stored: Stored) -> None:
+        self.stored, self.dealt = stored, {}
+
+    def hits(self, levels: Tensor) -> Tensor:
+        """How often each video is right (N,) when the shares of `levels` (N, C) are dealt to random clips."""
+        mixture = tuple(torch.bincount(levels.flatten(), minlength=self.stored.num_levels).tolist())
+        if mixture not in self.dealt:
+            drawn = random_hits(self.stored, levels, draws=RANDOM_DRAWS)
+            self.dealt[mixture] = drawn.double().mean(dim=0)
+        return self.dealt[mixture]
 
 
 def budget_within(rows: Sequence[Mapping], *, ms: float) -> float | None:
