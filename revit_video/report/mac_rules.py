@@ -111,10 +111,16 @@ MAC_RULES: dict[str, Callable] = {
     **{f"aten::_scaled_dot_product_{kernel}": _attention_rule for kernel in _FUSED},
 }
 
-# What FlopCounterMode skips. It passes shapes, and counts 2 per multiply-add.
+def _attention_flops(query: list[int], key: list[int], value: list[int], *_, **__) -> int:
+    return 2 * prod(query[:-1]) * key[-2] * (key[-1] + value[-1])
+
+
+# What FlopCounterMode skips: all releases the first, those before 2.15 fused attention on a CPU. It passes
+# shapes, and counts 2 per multiply-add.
 MORE_FLOPS: dict[Callable, Callable] = {
     torch.ops.aten.mv: lambda matrix, vector, **_: 2 * prod(matrix),
     torch.ops.aten.addmv: lambda bias, matrix, vector, **_: 2 * prod(matrix),
     torch.ops.aten.dot: lambda left, right, **_: 2 * prod(left),
     torch.ops.aten.addcmul: lambda *_, out_shape, **__: 2 * prod(out_shape),
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
 }
