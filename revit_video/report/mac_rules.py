@@ -111,6 +111,7 @@ MAC_RULES: dict[str, Callable] = {
     **{f"aten::_scaled_dot_product_{kernel}": _attention_rule for kernel in _FUSED},
 }
 
+
 def _attention_flops(query: list[int], key: list[int], value: list[int], *_, **__) -> int:
     return 2 * prod(query[:-1]) * key[-2] * (key[-1] + value[-1])
 
