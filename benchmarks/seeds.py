@@ -114,9 +114,15 @@ def at(row: dict, place: int) -> float:
 
 
 def each_of(same: list[dict], name: str) -> str:
-    """By how much the points of one router and budget are above what they are paired with; "" without it."""
-    seen = [row[name] for row in same if name in row]
-    return ", ".join(f"{one['difference']:+.1f} ({one['low']:+.1f} to {one['high']:+.1f})" for one in seen)
+    """By how much the points of one router and budget are above what they are paired with, a dash for a run
+    that does not say; "" if none does.
+    """
+    if not any(name in row for row in same):
+        return ""
+    seen = [row.get(name) for row in same]
+    return ", ".join(
+        f"{one['difference']:+.1f} ({one['low']:+.1f} to {one['high']:+.1f})" if one else "-" for one in seen
+    )
 
 
 def tag_table(reports: list[dict], lengths: list[str]) -> list[dict]:

@@ -188,7 +188,7 @@ def test_every_table_of_a_test_holds_verb_noun_and_action():
         assert other["top1"] < min(other["verb"], other["noun"])
     tags = tag_table(stored, levels, ["a"] * 20 + ["b"] * 40)
     assert (tags["a"]["verb"] + 2 * tags["b"]["verb"]) / 3 == pytest.approx(row["verb"])
-    torch.testing.assert_close(stored.confidence(), confidence(stored.clip_scores, HEADS))
+    torch.testing.assert_close(stored.confidence, confidence(stored.clip_scores, HEADS))
     for part in stored.clip_scores.split(HEADS, dim=-1):
         torch.testing.assert_close(part.sum(dim=-1), torch.ones(60, 2, 3))
     assert summary(Stored(stored.logits, stored.labels % 5, stored.costs), levels, gmacs=1.0).keys() == {

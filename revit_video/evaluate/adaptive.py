@@ -62,6 +62,7 @@ class Stored:
     def num_levels(self) -> int:
         return len(self.costs)
 
+    @cached_property
     def confidence(self) -> Tensor:
         """Probability of the most probable label of each clip at each level: (N, C, L)."""
         return confidence(self.clip_scores, self.heads)

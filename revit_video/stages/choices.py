@@ -65,7 +65,7 @@ class Choices:
     def path(self, rule: Rule) -> tuple[Tensor, Tensor]:
         """First and last level of every clip, (N * C,) each."""
         starts = rule.starts(self.wishes.flatten(0, 1), self.stored.costs)
-        return starts, rule.stops(starts, self.stored.confidence().flatten(0, 1))
+        return starts, rule.stops(starts, self.stored.confidence.flatten(0, 1))
 
     def ms(self, rule: Rule, speeds: Speeds) -> float:
         """What a view takes on average under a rule: all its passes, and its part of the look."""
@@ -138,9 +138,9 @@ def curves(choices: Choices, state: dict, speeds: Speeds | None = None) -> dict[
     found = {at: stored.hits(chosen) for at, chosen in levels.items()}
     hits = torch.stack([found[at]["label"] for at in points]) if points else torch.empty(0, 0)
     made: dict[str, list[dict]] = {"assigner": [], "cascade": []}
-    for (kind, budget), hit, (low, high) in zip(points, hits, bootstrap_intervals(hits), strict=True):
+    for (kind, budget), right, (low, high) in zip(points, hits, bootstrap_intervals(hits), strict=True):
         parts = {name: percent(part) for name, part in found[kind, budget].items() if name != "label"}
-        row = {**points[kind, budget], "top1": percent(hit), "top1_low": low, "top1_high": high, **parts}
+        row = {**points[kind, budget], "top1": percent(right), "top1_low": low, "top1_high": high, **parts}
         made.setdefault(kind, []).append(row)
     hit = {at: seen["label"] for at, seen in found.items()}
     chance, made["random"] = Chance(stored), []

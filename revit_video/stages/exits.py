@@ -76,7 +76,7 @@ def load_exits(path: Path, *, weights: str) -> list[Thresholds]:
 
 def left_at(stored: Stored, values: Sequence[float]) -> Tensor:
     """Levels (N, C) at which the clips of a cascade leave."""
-    sure = stored.confidence().flatten(0, 1).T.flip(0)  # (E, N*C), cheapest exit first
+    sure = stored.confidence.flatten(0, 1).T.flip(0)  # (E, N*C), cheapest exit first
     exits = exits_taken(sure, list(values))
     return (stored.num_levels - 1 - exits).view(stored.logits.shape[:2])
 
